@@ -14,8 +14,9 @@ from imgcls.config.resolve import Config
 from imgcls.errors import UsageError
 from imgcls.formats import symbol
 from imgcls.layers import Dropout, ElementwiseAdd
+from imgcls.layers.residual import residual_branches
 from imgcls.networks import build_network
-from imgcls.training.dropout import is_random, residual_branches, with_dropout
+from imgcls.training.dropout import is_random, with_dropout
 
 
 def config_of(network: str, **settings: object) -> Config:
@@ -41,10 +42,10 @@ def test_residual_branches_are_found_and_the_symbol_stays(network: str, num_unit
     assert symbol.dumps(graph.to_symbol(model)) == before
     # without its branches the network still is one, and the shortcut is not what is dropped
     model.train()
-    for layer, _ in branches:
+    for layer, _, _ in branches:
         layer.drop_path = 1 - 1e-9
     images = torch.randn(2, *config.network.image_shape)
-    for layer, branch in branches:
+    for layer, branch, _ in branches:
         layer.register_forward_hook(lambda _, inputs, output, branch=branch: torch.testing.assert_close(
             output, inputs[1 - branch]))
     model(images)

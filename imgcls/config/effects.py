@@ -182,7 +182,7 @@ ROWS: tuple[Row, ...] = (
     Row(("mixup", "cutmix", "class_weights", "balanced_order", "aug_repeats"),
         lambda config: not config.data.benchmark, "data, and `benchmark` trains on noise"),
     # of imgcls-finetune it would undo what the network has learned
-    Row(("whiten",), lambda config: not hasattr(config.own, "pretrained_model"),
+    Row(("whiten", "zero_init_residual"), lambda config: not hasattr(config.own, "pretrained_model"),
         "networks trained from scratch"),
     # training
     Row(("progressive_scale",), lambda config: not config.data.benchmark,

@@ -42,6 +42,8 @@ def build_network(config: NetworkConfig, seed: int, drop_path: float = 0.0) -> n
         return _packages.build_from_package(package, name, config, drop_path)
     model = lookup.module("networks", config.network, "`network`").build(config)
     _initializers.initialize(model, config.initializer, config.network, seed)
+    if config.zero_init_residual:
+        _initializers.zero_residual_branches(model, config.network)
     return model
 
 
@@ -53,7 +55,7 @@ def check_network(config: NetworkConfig) -> None:
     """
     import torch
 
-    from imgcls.networks import _packages
+    from imgcls.networks import _initializers, _packages
 
     package, colon, name = config.network.partition(":")
     if colon and config.initializer != "default":
@@ -63,6 +65,8 @@ def check_network(config: NetworkConfig) -> None:
             model = _packages.make_trial(package, name, config)
         else:
             model = lookup.module("networks", config.network, "`network`").build(config)
+            if config.zero_init_residual:
+                _initializers.zero_residual_branches(model, config.network)
     num_values = sum(parameter.numel() for parameter in model.parameters())
     # A weight is float32, and drawn in a second tensor of its size.
     memory.require(4 * num_values + 4 * max(map(torch.Tensor.numel, model.parameters()), default=0),

@@ -1,7 +1,7 @@
 """MXNet's initializers by the name of `--initializer`, drawn layer by layer from one seeded generator.
 
 Weights only: biases and betas are 0, gammas and moving variances 1, moving means 0, always
-(mxnet/initializer.py). `build_network` calls it, and fine-tuning for its new head.
+(mxnet/initializer.py); `zero_init_residual` sets some gammas to 0 after that. `build_network` calls it, and fine-tuning for its new head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from imgcls.errors import UsageError
-from imgcls.layers import Layer
+from imgcls.layers import BatchNorm, Layer
+from imgcls.layers.residual import residual_branches
 
 
 def initialize(model: nn.Module, initializer: str, network: str, seed: int) -> None:
@@ -29,6 +30,23 @@ def initialize(model: nn.Module, initializer: str, network: str, seed: int) -> N
                 if name == "weight":  # the only name that MXNet's initializers draw values for
                     with torch.no_grad():
                         parameter.copy_(_draw(kind, parameter, generator))
+
+
+def zero_residual_branches(model: nn.Module, network: str) -> None:
+    """Set the gamma of the last normalisation of every residual branch to 0: each begins as its shortcut.
+
+    Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1. Raises UsageError for a network without
+    such a gamma; `network` is its name.
+    """
+    gammas = [branch.last.gamma for branch in residual_branches(model)
+              if isinstance(branch.last, BatchNorm) and not branch.last.fix_gamma]
+    if not gammas:
+        raise UsageError(f"`zero_init_residual` 1: {network} has no residual branches that end in a "
+                         "normalisation that learns its gamma; resnet-v1, resnext, mobilenetv2 and "
+                         "torchvision:resnet50 have")
+    with torch.no_grad():
+        for gamma in gammas:
+            gamma.zero_()
 
 
 def default_for(network: str) -> str:

@@ -64,11 +64,20 @@ def _make_torchvision(module: ModuleType, name: str, config: NetworkConfig) -> n
     if config.image_shape[0] != 3:
         raise UsageError(f"`image_shape` {show(config.image_shape)}: torchvision's take 3 channels")
     options = {"aux_logits": False, "init_weights": True} if name in _WITH_AUXILIARY_HEAD else {}
-    return models.get_model(name, weights=None, num_classes=config.num_classes, **options)
+    if not config.zero_init_residual:
+        return models.get_model(name, weights=None, num_classes=config.num_classes, **options)
+    try:
+        return models.get_model(name, weights=None, num_classes=config.num_classes, **options,
+                                zero_init_residual=True)
+    except TypeError:
+        raise UsageError(f"`zero_init_residual` 1: torchvision:{name} has no such option; its resnets and "
+                         "resnexts have") from None
 
 
 def _make_timm(module: ModuleType, name: str, config: NetworkConfig, **options: float) -> nn.Module:
     _check_name("timm", name, module.list_models())
+    if config.zero_init_residual:
+        raise UsageError(f"`zero_init_residual` 1: timm:{name} begins as timm has it (its resnets so, already)")
     return module.create_model(name, pretrained=False, num_classes=config.num_classes,
                                in_chans=config.image_shape[0], **options)
 

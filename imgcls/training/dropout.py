@@ -6,12 +6,13 @@ torch's generator with them before each forward pass.
 
 from __future__ import annotations
 
-from torch import fx, nn
+from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from imgcls.config.resolve import Config
 from imgcls.errors import UsageError, verbatim
-from imgcls.layers import Dropout, ElementwiseAdd
+from imgcls.layers import Dropout
+from imgcls.layers.residual import residual_branches
 
 #: stochastic depth of torchvision and of timm, which need not be installed: class -> its probability
 _DROP_PATHS = {"StochasticDepth": "p", "DropPath": "drop_prob"}
@@ -66,29 +67,6 @@ def set_drop_path(model: nn.Module, rate: float, network: str) -> None:
     if not branches:
         raise UsageError(f"`drop_path` {rate:g}: {network} has no residual branches that could be left out")
     # early branches find edges, which all later ones need; the last one can be left out most often
-    for number, (layer, branch) in enumerate(branches, start=1):
-        layer.drop_path = rate * number / len(branches)
-        layer.branch = branch
-
-
-def residual_branches(model: nn.Module) -> list[tuple[ElementwiseAdd, int]]:
-    """Return the additions that join a branch with its shortcut, in their order, each with the index (0 or 1)
-    of the input that is the branch.
-
-    That is the input that has passed through more layers: a shortcut has none at all, or a projection.
-    """
-    if not isinstance(model, fx.GraphModule):
-        return []
-    found = []
-    # layers between the image and each node, on the longest way
-    depths: dict[fx.Node, int] = {}
-    for node in model.graph.nodes:
-        inputs = node.all_input_nodes
-        # the graph lists nodes in the order of computation, so those of all inputs are known
-        depths[node] = 1 + max((depths[value] for value in inputs), default=0)
-        layer = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        # inputs of equal depth are two branches of a kind, such as in an inception block: neither
-        # is a shortcut
-        if isinstance(layer, ElementwiseAdd) and len(inputs) == 2 and depths[inputs[0]] != depths[inputs[1]]:
-            found.append((layer, int(depths[inputs[1]] > depths[inputs[0]])))
-    return found
+    for number, branch in enumerate(branches, start=1):
+        branch.addition.drop_path = rate * number / len(branches)
+        branch.addition.branch = branch.index
