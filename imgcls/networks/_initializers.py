@@ -1,7 +1,8 @@
 """MXNet's initializers by the name of `--initializer`, drawn layer by layer from one seeded generator.
 
 Weights only: biases and betas are 0, gammas and moving variances 1, moving means 0, always
-(mxnet/initializer.py); `zero_init_residual` sets some gammas to 0 after that. `build_network` calls it, and fine-tuning for its new head.
+(mxnet/initializer.py); `zero_init_residual` sets some gammas to 0
+after that. `build_network` calls it, and fine-tuning for its new head.
 """
 
 from __future__ import annotations
