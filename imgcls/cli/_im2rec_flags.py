@@ -22,7 +22,7 @@ NAME = "imgcls-im2rec"
 EXAMPLES = """examples:
   imgcls-im2rec data/pets photos/ --resize 256                       list photos/, pack it into data/pets.rec
   imgcls-im2rec data/pets photos/ --list --recursive --train-ratio .9    only the lists, train and val
-  imgcls-im2rec data/full fall11_whole.tar --recursive --min-images 500 --val-per-class 50 --chunks 8
+  imgcls-im2rec data/full fall11_whole.tar --recursive --min-images 501 --val-per-class 50 --chunks 8
                                                                      a tar of tars, nothing extracted
   imgcls-im2rec data/pets photos/ --num-thread 16 --quality 90       pack every list data/pets*.lst
 """

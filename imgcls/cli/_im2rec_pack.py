@@ -46,8 +46,11 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
         try:
             return exit_status(_pack_stream(target, stream, list_config, config, flags),
                                is_strict=flags.strict)
-        except (OutOfOrderError, BusyError):
+        except OutOfOrderError:
             print_note(f"{verbatim(root)}: its folders are not sorted by name, so one pass is not enough")
+        except BusyError:
+            print_note(f"{verbatim(target.name)}.rec is being written by another process: listed first, then "
+                       "packed")
     tree = open_root(root)
     # part i takes lists i, i + n, ...: parts are as even as the lists are
     part_index, num_parts = part_of(flags.part)

@@ -103,8 +103,8 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
         raise UsageError("`lr_regime`: weight decays do not go with `kv_store` dist_async, whose servers are "
                          "sent the rate alone; give `wd` and rates, or take dist_sync")
     if worker.is_async and not optimizers.is_elementwise(optimizer):
-        raise UsageError(f"`optimizer` {config.optimizer.name}: looks at whole layers, and each server of "
-                         "dist_async holds a part of one; take sgd there, or `kv_store` dist_sync")
+        raise UsageError(f"`optimizer` {config.optimizer.name}: does not run on the servers of dist_async, "
+                         "each of which holds a part of every layer; take sgd there, or `kv_store` dist_sync")
     if worker.is_async and config.optimizer.name == "lbsgd":
         raise UsageError("`optimizer` lbsgd: its steps are of several batches, and servers of dist_async "
                          "take one for each; take sgd there, or `kv_store` dist_sync")
