@@ -194,3 +194,21 @@ def test_more_chunks_than_images(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert im2rec.main([*argv, "1000000"]) == 2
     assert "--chunks 1000000: must be at most the number of images, 1" in capsys.readouterr().err
     assert im2rec.main([*argv, "1"]) == 0
+
+
+def test_a_jpeg_of_markers_and_other_bytes_by_turns_is_checked_in_time() -> None:
+    # a bare marker every three bytes; a copy of all that follows each of them would be 400 GB
+    image = b"\xff\xd8\xff\x01" + b"x\xff\x01" * 500_000
+    for data in (image, memoryview(image)):
+        start = time.perf_counter()
+        with pytest.raises(BadImageError, match="its end marker is missing"):
+            inspect(data)
+        assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("at", [16, 20])
+def test_a_png_without_width_or_height_is_damaged(at: int) -> None:
+    image = bytearray(encoded(".png"))
+    image[at:at + 4] = bytes(4)
+    with pytest.raises(BadImageError, match="damaged in its header"):
+        inspect(bytes(image))

@@ -74,6 +74,8 @@ def check_other(data: Bytes) -> tuple[int, int]:
     """
     if bytes(data[:8]) == PNG_SIGNATURE:
         claim = _png(data)
+        if not claim.width or not claim.height:
+            raise BadImageError("is a PNG that is damaged in its header")
         check_size(claim.width, claim.height, len(data), *claim[2:])
         return claim.height, claim.width
     head = bytes(data[:16])

@@ -31,6 +31,8 @@ _BARE_MARKERS = (0x01, *range(0xD0, 0xD8))
 _JPEG_PIXELS_PER_BYTE = 8 * 64
 #: every further scan goes through the whole image again, however few bytes it has; encoders write up to 20
 _MAX_SCANS = 100
+#: bytes that are searched for a marker at a time
+_SEARCHED_BYTES = 256
 # TIFF's tag for the orientation, and how many entries of the EXIF block are read
 _ORIENTATION_TAG, _MAX_ENTRIES = 0x112, 100
 
@@ -149,8 +151,12 @@ def _inspect_jpeg(data: Bytes) -> ImageInfo:
 
 
 def _next_marker(data: Bytes, at: int) -> int:
-    found = bytes(data[at:]).find(b"\xff")
-    return at + found if found >= 0 else len(data)
+    # in pieces: with a copy of all that follows, a file of many markers would take time by its size squared
+    for begin in range(at, len(data), _SEARCHED_BYTES):
+        found = bytes(data[begin:begin + _SEARCHED_BYTES]).find(b"\xff")
+        if found >= 0:
+            return begin + found
+    return len(data)
 
 
 def _check_jpeg(data: Bytes, width: int, height: int, num_components: int, frame: int,
