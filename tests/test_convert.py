@@ -18,7 +18,11 @@ import numpy as np
 import pytest
 
 from imgcls.cli import convert, im2rec, mean
+from imgcls.data.conversion import readers
+from imgcls.data.conversion.convert import shrunk
 from imgcls.data.conversion.readers import open_samples
+from imgcls.data.image_header import inspect
+from imgcls.data.packing.config import PackConfig
 from imgcls.errors import DataError
 from imgcls.formats import caffe, params, parquet, shards
 from imgcls.formats.datum import Datum, LmdbWriter, decode_datum, encode_datum
@@ -284,3 +288,33 @@ def test_a_damaged_lmdb_is_one_line(command: Callable[[Sequence[str]], int], tmp
     for name in ("none.rec", "none_lmdb", "none.tar"):
         assert command([f"{tmp_path}/{name}", *([f"{tmp_path}/out.rec"] if command is convert.main else [])]) == 2
         assert capsys.readouterr().err.splitlines()[-1].endswith(f"{name}: no such file or folder")
+
+
+def test_small_images_whose_header_is_not_read_for_a_size_keep_their_bytes() -> None:
+    pixels = cv2.imdecode(np.frombuffer(jpeg(0), np.uint8), 1)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x112, 3, 1, 6, 0) + bytes(4)
+    turned = jpeg(0)[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg(0)[2:]
+    assert not inspect(turned).height
+    for image in (turned, *(cv2.imencode(suffix, pixels)[1].tobytes() for suffix in (".bmp", ".webp", ".tiff"))):
+        assert shrunk(image, PackConfig(resize=24)) == image
+        smaller = shrunk(image, PackConfig(resize=12))
+        assert isinstance(smaller, bytes)
+        assert min(cv2.imdecode(np.frombuffer(smaller, np.uint8), 1).shape[:2]) == 12
+    assert isinstance(shrunk(b"BM" + bytes(60), PackConfig(resize=24)), str)
+
+
+def test_a_folder_that_two_labels_would_share_is_an_error(tmp_path: Path,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        for i, label in enumerate((0.0, 5.0)):
+            writer.write(pack(ImageHeader(0, label, i), jpeg(i)), i)
+    # the folder of label 5, which has no name, would be that of label 0
+    (tmp_path / "x.classes.txt").write_text("00005\n")
+    assert convert.main([f"{tmp_path}/x.rec", f"{tmp_path}/y"]) == 1
+    assert "the labels 0 and 5 would have the same folder 00005" in capsys.readouterr().err
+    assert not (tmp_path / "y").exists()
+
+
+def test_a_key_of_digits_that_are_no_decimals_has_no_id() -> None:
+    keys = ("00000000_7", "0000\u00b2_7", "\u00b2", "a/\u00b2_\u00b2", "0_\u00b2")
+    assert [readers._id_of(key, 0) for key in keys] == [7, 0, 0, 0, 0]

@@ -17,7 +17,7 @@ from imgcls.data.conversion.readers import Sample, SampleReader
 from imgcls.data.conversion.writers import open_writer, write_class_names
 from imgcls.data.image_header import BadImageError, inspect
 from imgcls.data.packing.config import PackConfig
-from imgcls.data.packing.images import quiet_opencv, reencode
+from imgcls.data.packing.images import decode, quiet_opencv, reencode
 from imgcls.data.packing.pipeline import map_in_order
 from imgcls.errors import DataError, UsageError, verbatim
 from imgcls.formats import lists
@@ -136,7 +136,12 @@ def shrunk(image: bytes, config: PackConfig) -> bytes | str:
         info = inspect(image)
     except BadImageError as error:
         return str(error)
+    short_edge = min(info.height, info.width)
+    # the header of other formats, and of a JPEG that EXIF turns by a quarter, is not read for the size
+    if not short_edge:
+        pixels = decode(image, config.color)
+        if isinstance(pixels, str):
+            return pixels
+        short_edge = min(pixels.shape[:2])
     # what is small enough stays as it is: encoding it again would only lose
-    if 0 < min(info.height, info.width) <= config.resize:
-        return image
-    return reencode(image, config, 0)
+    return image if short_edge <= config.resize else reencode(image, config, 0)

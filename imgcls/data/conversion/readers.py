@@ -194,8 +194,9 @@ class _Parquet:
 def _id_of(key: str, index: int) -> int:
     """Return the id that our writers put behind the running number of a key, `00000012_7`; else the index."""
     number, _, rest = key.rpartition("/")[2].partition("_")
-    is_ours = number.isdigit() and len(number) < 19 and int(number) == index
-    return int(rest) if is_ours and rest.isdigit() and len(rest) < 20 and int(rest) < 1 << 64 else index
+    # not `isdigit`: it is true of superscripts, which are no number to `int`
+    is_ours = number.isdecimal() and len(number) < 19 and int(number) == index
+    return int(rest) if is_ours and rest.isdecimal() and len(rest) < 20 and int(rest) < 1 << 64 else index
 
 
 def _png(datum: Datum) -> bytes:

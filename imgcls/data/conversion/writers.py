@@ -227,7 +227,9 @@ class _Folder:
         label = _class_number(sample)
         # a walk numbers folders in sorted order: numbers are as wide as the largest
         name = self._class_names[label] if 0 <= label < len(self._class_names) else f"{label:05d}"
-        self._labels[name] = label
+        if (other := self._labels.setdefault(name, label)) != label:
+            raise DataError(sample.name, f"the labels {other} and {label} would have the same folder "
+                                         f"{verbatim(name)}: name all classes, or convert to another kind")
         folder = os.path.join(self._folder, name)
         os.makedirs(folder, exist_ok=True)
         name = f"{_key(sample, self._count)}.{suffix_of(image)}"
