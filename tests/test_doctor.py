@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import struct
+import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ import numpy as np
 import pytest
 
 from imgcls.cli import doctor
-from imgcls.data.checks import clean
+from imgcls.data.checks import clean, duplicates
+from imgcls.data.checks import labels as label_checks
 from imgcls.data.checks.decoder_warnings import DecoderWarnings
 from imgcls.data.checks.tiff import damage_of_tiff
+from imgcls.data.sources import ArraySource
 from imgcls.datasets import digits
 from imgcls.errors import RunError
 from imgcls.formats import recordio
@@ -388,3 +392,25 @@ def test_a_tiff_that_says_any_height_takes_no_memory_for_it() -> None:
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
     assert damage_of_tiff(data) == ""
+
+
+def test_many_images_that_are_all_alike_take_little_memory() -> None:
+    # frames of a camera that does not move: 180,000 pairs, whose thumbnails would be a gigabyte
+    random = np.random.default_rng(0)
+    frames = random.integers(1, 255, (16, 16, 3)) + random.integers(-1, 2, (600, 16, 16, 3))
+    details, sizes = np.zeros((600, 32 * 32), np.uint8), np.full((600, 2), 64, np.int32)
+    tracemalloc.start()
+    groups = duplicates._near_groups(frames.astype(np.uint8).reshape(600, -1), details, np.arange(600), sizes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [group.tolist() for group in groups] == [list(range(600))]
+    assert peak < 300e6
+
+
+def test_names_of_many_classes_are_compared_in_time() -> None:
+    names = [f"n{number}" for number in range(40_000)]
+    train, val = (ArraySource(np.zeros((0, 1)), np.zeros(0, np.int64), some) for some in (names, [*names[1:], "x"]))
+    start = time.perf_counter()
+    (finding,) = label_checks.check_class_names(train, val)
+    assert time.perf_counter() - start < 5
+    assert "only in training data: n0; only in validation data: x" in finding.message

@@ -21,10 +21,11 @@ from faulty_server import serving
 from killed_packing import tar_of_tars
 
 from imgcls.cli import im2rec
-from imgcls.data import listing
+from imgcls.data import ilsvrc, listing
 from imgcls.data.listing import ListSummary
 from imgcls.data.packing import pipeline, resumable
 from imgcls.data.selection import drawn
+from imgcls.errors import DataError
 from imgcls.formats.lists import ListEntry
 from imgcls.formats.recordio import RecordReader, RecordWriter, names_cache
 from imgcls.storage.paths import to_path
@@ -368,3 +369,20 @@ def test_the_validation_images_of_ilsvrc_by_the_devkit(tmp_path: Path, capsys: p
     os.unlink(tmp_path / "kit/data/meta.mat")
     assert im2rec.main([f"{tmp_path}/t/x", f"{tmp_path}/val.tar", "--devkit", f"{tmp_path}/kit", "--list"]) == 1
     assert "holds no meta.mat" in capsys.readouterr().err
+
+
+def test_classes_of_a_devkit_without_a_number_are_ignored(tmp_path: Path) -> None:
+    synsets = [(float("nan"), "n00"), (float("inf"), "n01"), (1.5, "n02"), (1, "n03")]
+    (tmp_path / "meta.mat").write_bytes(matlab(synsets))
+    (tmp_path / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
+    truth = ilsvrc.read_devkit(str(tmp_path))
+    assert truth == ({"ILSVRC2012_val_00000001.JPEG": 0}, ("n03",))
+
+
+def test_a_synset_that_a_long_file_repeats_is_found_in_time(tmp_path: Path) -> None:
+    names = [f"n{number}" for number in range(60_000)]
+    (tmp_path / "synsets.txt").write_text("\n".join([*names, names[-1]]))
+    start = time.perf_counter()
+    with pytest.raises(DataError, match="n59999 occurs twice"):
+        ilsvrc.read_synsets(str(tmp_path / "synsets.txt"))
+    assert time.perf_counter() - start < 5

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ def read_synsets(path: str) -> tuple[str, ...]:
             raise DataError(path, f"line {number}: {verbatim(name[:80])} is no folder's name")
     # the second one would move all classes behind it by one
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise DataError(path, f"{verbatim(twice)} occurs twice")
     return tuple(names)
 
@@ -102,7 +103,7 @@ def _synsets_by_number(variables: dict[str, object], path: str) -> dict[int, str
     for synset in synsets if isinstance(synsets, list) else []:
         # MATLAB has no integers by default: numbers are doubles
         number, name = synset.get("ILSVRC2012_ID"), synset.get("WNID")
-        if isinstance(number, float) and isinstance(name, str) and number == int(number):
+        if isinstance(number, float) and isinstance(name, str) and number.is_integer():
             found[int(number)] = name
     if not found:
         raise DataError(path, "holds no structure synsets with ILSVRC2012_ID and WNID")

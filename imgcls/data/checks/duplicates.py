@@ -30,6 +30,8 @@ _MOST_ALIKE, _MIN_ALIKE = 3, 0.8
 #: of more images than this not every pair is compared: it would take hours
 MAX_COMPARED = 120_000
 _BLOCK = 1000
+#: pairs whose thumbnails are compared at a time: 25 MB
+_PAIRS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _near_groups(thumbnails: np.ndarray, details: np.ndarray, rows: np.ndarray, 
             first, second = np.divmod(np.flatnonzero(block >= MIN_COARSE_CORRELATION), block.shape[1])
             is_pair = (second > first) & is_asked[first + start]
             first, second = first[is_pair] + start, second[is_pair] + start
-            exact = np.einsum("ij,ij->i", turned(vectors[first], THUMBNAIL), vectors[second])
+            exact = _correlations(vectors, first, second, turned)
             is_near = exact >= np.maximum(bounds[first], bounds[second])
             pairs = [(first[is_near], second[is_near])]
             if is_large.any():
@@ -139,6 +141,17 @@ def _near_groups(thumbnails: np.ndarray, details: np.ndarray, rows: np.ndarray, 
     order = np.argsort(roots, kind="stable")
     groups = np.split(rows[order], np.flatnonzero(np.diff(roots[order])) + 1)
     return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
+
+
+def _correlations(vectors: np.ndarray, first: np.ndarray, second: np.ndarray,
+                  turned: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    """Return float32 (P,): the correlation of each pair of rows, `first` and `second` int64 (P,)."""
+    found = np.empty(len(first), np.float32)
+    # in pieces: of thousands of images that are all alike, the vectors of all pairs would fill the memory
+    for start in range(0, len(first), _PAIRS_AT_ONCE):
+        some = slice(start, start + _PAIRS_AT_ONCE)
+        found[some] = np.einsum("ij,ij->i", turned(vectors[first[some]], THUMBNAIL), vectors[second[some]])
+    return found
 
 
 def _crops(block: np.ndarray, start: int, turned: Callable[[np.ndarray, int], np.ndarray],

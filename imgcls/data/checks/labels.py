@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -45,7 +46,8 @@ def check_labels(name: str, source: Source, labels: np.ndarray, num_classes: int
 def check_class_names(train: Source, val: Source | None) -> Iterator[Finding]:
     """Yield where names are there twice, or are not the same in training and validation data."""
     names = list(train.class_names)
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    # counted once for all: there may be ten thousands of classes
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         yield Finding("class names", "fault", f"classes of the same name: {_shown(repeated)}")
     folded: dict[str, str] = {}
@@ -59,7 +61,8 @@ def check_class_names(train: Source, val: Source | None) -> Iterator[Finding]:
     there = list(val.class_names)
     if there == names:
         return
-    missing, added = [n for n in names if n not in there], [n for n in there if n not in names]
+    known, known_there = set(names), set(there)
+    missing, added = [n for n in names if n not in known_there], [n for n in there if n not in known]
     if not missing and not added:
         text = ("training and validation data have the same classes in another order: a label means another "
                 "class")
