@@ -17,6 +17,7 @@ import pytest
 from conftest import mxnet_file, real_data
 
 from imgcls.config.sections import DataConfig
+from imgcls.data import sources
 from imgcls.datasets import cifar10
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import cifar, lists, pickles, recordio
@@ -402,3 +403,21 @@ def test_folders_of_images_in_the_data_folder(tmp_path: Path, test: str) -> None
     (tmp_path / "train" / "airplane").rename(tmp_path / "train" / "aeroplane")
     with pytest.raises(UsageError, match="nothing is downloaded"):
         cifar10.load(config)
+
+
+def test_test_images_alone_are_opened_by_the_settings_of_their_file(tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    write_records(tmp_path, "test.rec", [1])
+    (tmp_path / "test.idx").rename(tmp_path / "other.idx")
+    opened, seen = sources.open_source, dict[str, object]()
+
+    def open_source(path: str, flag: str, **settings: object) -> sources.Source:
+        seen.update(settings, flag=flag)
+        return opened(path, flag, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sources, "open_source", open_source)
+    config = DataConfig(data_val=str(tmp_path / "test.rec"), data_val_idx=str(tmp_path / "other.idx"), cache_gb=3)
+    source = cifar10.load_val(config)
+    assert source is not None
+    assert source.labels.tolist() == [1]
+    assert (seen["flag"], seen["index"], seen["cache_gb"]) == ("`data_val`", config.data_val_idx, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -211,3 +212,11 @@ def test_what_validation_lacks_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     root = photos(tmp_path / "few", 1, 1)
     assert train(root, tmp_path / "b", "--val-ratio", "0.001") == 0
     assert "no validation: of the 2 images" in capsys.readouterr().err
+
+
+def test_a_pipe_in_a_list_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"bytes")
+    (tmp_path / "x.lst").write_text("0\t0\ta.jpg\n1\t0\tb.jpg\n")
+    fractions = holdout.fractions(open_source(str(tmp_path / "x.lst"), "`data_train`"))
+    assert fractions[0] == 1 > fractions[1]

@@ -18,6 +18,7 @@ from imgcls.cli import im2rec
 from imgcls.data import remote_members
 from imgcls.data.packing import pipeline, resumable
 from imgcls.formats.archives import iter_members
+from imgcls.formats.lists import ListEntry
 from imgcls.storage import remote_file, retries
 from imgcls.storage.paths import to_path
 from imgcls.storage.remote import RemotePath
@@ -234,3 +235,22 @@ def test_one_pass_where_it_is_enough(name: str, web: FaultyServer, expected: dic
     web.fault = lambda method, path: ""
     assert im2rec.main([f"{tmp_path}/cut/x", url, *flags, "--resume"]) == 0
     assert records(tmp_path / "cut") == records(tmp_path / "folder_out")
+
+
+def test_entries_that_the_archive_lacks_are_passed_on_group_by_group() -> None:
+    class Empty:
+        def find(self, path: str) -> None:
+            return None
+
+    taken: list[int] = []
+
+    def entries() -> Iterator[ListEntry]:
+        for number in range(10_000):
+            taken.append(number)
+            yield ListEntry(number, (0.0,), f"{number}.jpg")
+
+    reader = remote_members.RemoteImageReader(Empty())  # type: ignore[arg-type]
+    ahead = reader.read_ahead(entries())
+    assert next(ahead).id == 0
+    assert len(taken) <= 2 * remote_members._WINDOW_ENTRIES
+    assert [entry.id for entry in ahead] == list(range(1, 10_000))

@@ -502,3 +502,11 @@ def test_readers_share_an_open_database(forms: Path) -> None:
     assert first.read(b"00003") == second.read(b"00003")
     with pytest.raises(ValueError, match="no longer"):
         first.read(b"nothing")
+
+
+def test_a_group_of_rows_that_two_threads_read_counts_once() -> None:
+    memory = parquet_images._GroupMemory(100)
+    for _ in range(3):
+        memory._keep((1, 0), "some", 60)
+    memory._keep((1, 1), "others", 40)
+    assert (memory._recall((1, 0)), memory._recall((1, 1))) == ("some", "others")

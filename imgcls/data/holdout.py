@@ -26,6 +26,7 @@ from imgcls.data.packed.source import PackedSource
 from imgcls.data.record_source import ChunkedSource, RecordSource
 from imgcls.data.sources import Source
 from imgcls.errors import DataError, UsageError, verbatim
+from imgcls.storage.reading import open_regular
 from imgcls.storage.thread_pool import DaemonPool
 
 #: the ratio for a folder of images without validation data
@@ -152,7 +153,8 @@ def _pieces(data: memoryview) -> list[bytes | memoryview]:
 
 
 def _file_pieces(path: Path) -> list[bytes]:
-    with open(path, "rb", buffering=0) as file:
+    # a list may name a pipe, which would be waited for
+    with open(path, "rb", buffering=0, opener=open_regular) as file:
         size = os.fstat(file.fileno()).st_size
         pieces = [size.to_bytes(8, "big")]
         for start, count in _spans(size):

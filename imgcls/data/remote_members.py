@@ -117,10 +117,11 @@ class RemoteImageReader:
             try:
                 reader, member = self._find(entry.path)
             except ValueError:
-                continue  # reported when it is read
-            wanted.append(_MemberRequest(reader, *reader.span(member), entry.path))
-            readers.add(reader)
-            num_bytes += member.stored_size
+                pass  # reported when it is read
+            else:
+                wanted.append(_MemberRequest(reader, *reader.span(member), entry.path))
+                readers.add(reader)
+                num_bytes += member.stored_size
             if len(group) >= _WINDOW_ENTRIES or num_bytes >= _WINDOW_BYTES:
                 self._request(wanted)
                 yield group

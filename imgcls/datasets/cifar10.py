@@ -89,8 +89,8 @@ def load_val(config: DataConfig, class_names: Sequence[str] = ()) -> Source | No
     """Return the test images alone; the files of the training images need not be there."""
     # `class_names` are those of the model. The classes of CIFAR-10 are fixed, so there is nothing to compare.
     val = config.data_val or _records(config)[1] or _test_records(config)
-    if val:
-        return _named(sources.open_source(val, "`data_val`", on_bad=config.on_bad))
+    if source := sources.open_val(config, val):
+        return _named(source)
     found = cifar.read_test(folders.data_folder(config.data_dir, "cifar10"))
     return _test_source(*found) if found else load(config).val
 

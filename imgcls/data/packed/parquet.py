@@ -120,6 +120,8 @@ class _GroupMemory:
 
     def _keep(self, key: tuple[int, int], images: Any, num_bytes: int) -> None:
         with self._lock:
+            # Two threads may have read it, where it was removed again before the second one got it.
+            self._num_bytes -= self._groups.pop(key, (None, 0))[1]
             self._groups[key] = (images, num_bytes)
             self._num_bytes += num_bytes
             # a group that a reader is using stays in memory until it is done
