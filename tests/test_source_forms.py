@@ -22,7 +22,7 @@ from faulty_server import FaultyServer
 
 from imgcls.cli import doctor, im2rec, predict, score
 from imgcls.cli import train as train_command
-from imgcls.config.sections import AugmentConfig
+from imgcls.config.sections import AugmentConfig, DataConfig
 from imgcls.data import chunks, folder_listing
 from imgcls.data.decoded.segment import Segment
 from imgcls.data.file_source import FolderSource
@@ -34,7 +34,7 @@ from imgcls.data.packed import shards as shard_images
 from imgcls.data.packed.files import expand
 from imgcls.data.packed.shards import ChunkedShards
 from imgcls.data.path_table import PathTable
-from imgcls.data.sources import Source, notes, open_source
+from imgcls.data.sources import Source, notes, open_source, open_val
 from imgcls.errors import DataError, ImgclsError, RunError, UsageError
 from imgcls.formats import lists, recordio
 from imgcls.formats.archives import index as archive_index
@@ -510,3 +510,10 @@ def test_a_group_of_rows_that_two_threads_read_counts_once() -> None:
         memory._keep((1, 0), "some", 60)
     memory._keep((1, 1), "others", 40)
     assert (memory._recall((1, 0)), memory._recall((1, 1))) == ("some", "others")
+
+
+def test_an_index_for_a_folder_of_validation_data_names_its_own_setting(tmp_path: Path) -> None:
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    config = DataConfig(data_dir=str(tmp_path), data_val_idx="x.idx")
+    with pytest.raises(UsageError, match=r"^data_val_idx x\.idx: is for a \.rec"):
+        open_val(config, str(tmp_path / "val"))

@@ -145,22 +145,25 @@ class Splits:
     is_given: bool = False
 
 
-def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad: str = "skip",
-                class_names: Sequence[str] = (), cache_gb: float | None = None,
+def open_source(path: str, flag: str, *, index: str = "", index_flag: str = "", root: str = "",
+                on_bad: str = "skip", class_names: Sequence[str] = (), cache_gb: float | None = None,
                 outside_root: bool = False) -> Source:
     """Return the source that `path`, the value of the setting `flag`, means.
 
     Record files (one, `a;b`, a pattern, a folder of them), a folder of class folders, a `.lst` or CSV file
     with paths from `root` (its own folder if empty; outside of it only with `outside_root`), tar shards,
-    parquet files, LMDBs. `index` is the `.idx` of a single record file. `on_bad` decides about damaged
-    samples (`bad_samples`). `class_names` are those of the training data: where this source has names as well
-    they must agree. `cache_gb` is how much of remote files may be copied. Nothing there is a UsageError; a
-    file of another kind, or one that is damaged beyond use, a DataError.
+    parquet files, LMDBs. `index`, the value of the setting `index_flag`, is the `.idx` of a single record
+    file. `on_bad` decides about damaged samples (`bad_samples`). `class_names` are those of the training
+    data: where this source has names as well they must agree. `cache_gb` is how much of remote files may be
+    copied. Nothing there is a UsageError; a file of another kind, or one that is damaged beyond use, a
+    DataError.
     """
     # the first path of `a;b` decides which kind it is, and the others must be of the same kind
     first_path = to_path(path.partition(";")[0], flag)
     try:
-        source = _open_any(first_path, path, flag, index, root, on_bad, class_names, cache_gb, outside_root)
+        index_flag = index_flag or ("`data_val_idx`" if "val" in flag else "`data_train_idx`")
+        source = _open_any(first_path, path, flag, index, index_flag, root, on_bad, class_names, cache_gb,
+                           outside_root)
     except OSError as error:  # such as a folder above it that may not be read
         raise DataError(error.filename or path, f"cannot be read: {reason(error)}") from error
     if not len(source):
@@ -174,8 +177,8 @@ def open_source(path: str, flag: str, *, index: str = "", root: str = "", on_bad
     return source
 
 
-def _open_any(first_path: AnyPath, path: str, flag: str, index: str, root: str, on_bad: str,
-              class_names: Sequence[str], cache_gb: float | None,
+def _open_any(first_path: AnyPath, path: str, flag: str, index: str, index_flag: str, root: str,
+              on_bad: str, class_names: Sequence[str], cache_gb: float | None,
               outside_root: bool) -> RecordSource | FolderSource | ListSource | PackedSource:
     """Return the source of the kind that the first path is."""
     is_list = first_path.suffix.lower() in (".lst", *csv_lists.ENDINGS) and ";" not in path
@@ -186,8 +189,7 @@ def _open_any(first_path: AnyPath, path: str, flag: str, index: str, root: str, 
     kind = packed.kind_of(first_path)
     is_folder = ";" not in path and kind is None and first_path.is_dir() and not any(first_path.glob("*.rec"))
     if index and (kind or is_folder):
-        raise UsageError(f"`{'data_val_idx' if 'val' in flag else 'data_train_idx'}` {verbatim(index)}: "
-                         f"is for a .rec, which {verbatim(path)} is not")
+        raise UsageError(f"{index_flag} {verbatim(index)}: is for a .rec, which {verbatim(path)} is not")
     if kind:
         return packed.open_packed(kind, path, flag, class_names=class_names, on_bad=on_bad, cache_gb=cache_gb)
     if is_folder:
@@ -226,8 +228,8 @@ def open_val(config: DataConfig, val: str, class_names: Sequence[str] = ()) -> S
     if not val:
         return None
     return open_source(val, "`data_val`" if config.data_val else "`data_dir`", index=config.data_val_idx,
-                       root=config.data_root, on_bad=config.on_bad, class_names=class_names,
-                       cache_gb=config.cache_gb, outside_root=config.outside_root)
+                       index_flag="`data_val_idx`", root=config.data_root, on_bad=config.on_bad,
+                       class_names=class_names, cache_gb=config.cache_gb, outside_root=config.outside_root)
 
 
 def notes(source: Source | None) -> list[str]:
