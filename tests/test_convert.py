@@ -20,6 +20,7 @@ import pytest
 from imgcls.cli import convert, im2rec, mean
 from imgcls.data.conversion import readers
 from imgcls.data.conversion.convert import shrunk
+from imgcls.data.conversion.mean import fitted_pixels
 from imgcls.data.conversion.readers import open_samples
 from imgcls.data.image_header import inspect
 from imgcls.data.packing.config import PackConfig
@@ -318,3 +319,12 @@ def test_a_folder_that_two_labels_would_share_is_an_error(tmp_path: Path,
 def test_a_key_of_digits_that_are_no_decimals_has_no_id() -> None:
     keys = ("00000000_7", "0000\u00b2_7", "\u00b2", "a/\u00b2_\u00b2", "0_\u00b2")
     assert [readers._id_of(key, 0) for key in keys] == [7, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000)])
+def test_the_mean_leaves_out_what_would_become_too_large(size: tuple[int, int]) -> None:
+    strip = cv2.imencode(".png", np.zeros((*size, 3), np.uint8))[1].tobytes()
+    for shape, resize in (((224, 224), 0), (None, 256)):
+        problem = fitted_pixels(strip, shape, resize)
+        assert isinstance(problem, str)
+        assert problem.startswith("would become ")

@@ -15,7 +15,9 @@ import torch
 
 from imgcls.cli import train
 from imgcls.config.sections import AugmentConfig
-from imgcls.data.gpu_jpeg import GpuJpegDecoder, check_gpu_jpeg
+from imgcls.data.crops import CropSampler
+from imgcls.data.gpu_jpeg import GpuJpegDecoder, check_gpu_jpeg, is_plain
+from imgcls.data.image_header import ImageInfo
 from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.sources import open_source
 from imgcls.errors import UsageError
@@ -105,3 +107,11 @@ def test_without_a_gpu_it_is_refused(photographs: Path, capsys: pytest.CaptureFi
 def test_what_it_cannot_do_is_refused(augment: dict[str, Any], channels: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_gpu_jpeg(AugmentConfig(**augment), channels, torch.device("cuda"))
+
+
+def test_what_would_become_too_large_is_left_to_the_cpu() -> None:
+    info = ImageInfo(60_000, 1, 100, 8, is_jpeg=True)
+    for config, is_taken in ((AugmentConfig(), True), (AugmentConfig(resize=256), False)):
+        sampler = CropSampler(config, (1, 1), 3, seed=0, train=True)
+        (spec,) = sampler.specs(0, np.arange(1), np.array([[60_000, 1]]))
+        assert is_plain(info, spec) == is_taken

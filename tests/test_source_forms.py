@@ -517,3 +517,12 @@ def test_an_index_for_a_folder_of_validation_data_names_its_own_setting(tmp_path
     config = DataConfig(data_dir=str(tmp_path), data_val_idx="x.idx")
     with pytest.raises(UsageError, match=r"^data_val_idx x\.idx: is for a \.rec"):
         open_val(config, str(tmp_path / "val"))
+
+
+@pytest.mark.parametrize("name", ["shards/train-000.tar", "x.rec"])
+def test_a_file_behind_a_url_may_be_named_twice(forms: Path, web: FaultyServer, name: str, own_cache: Path) -> None:
+    web.objects["/" + name] = (forms / name).read_bytes()
+    url = f"{web.url}/{name}"
+    once, twice = (open_source(text, "`data_train`") for text in (url, f"{url};{url}"))
+    assert twice.labels.tolist() == once.labels.tolist() * 2
+    assert bytes(twice.read(len(once))) == bytes(once.read(0))

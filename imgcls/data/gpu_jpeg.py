@@ -25,7 +25,7 @@ from torch import Tensor
 
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.crops import METHODS, CropSpec
-from imgcls.data.image_header import Bytes, ImageInfo
+from imgcls.data.image_header import MAX_PIXELS, Bytes, ImageInfo
 from imgcls.errors import UsageError
 
 #: those that torch computes alike: bilinear as OpenCV does, and antialiased as Pillow does
@@ -121,7 +121,10 @@ class GpuJpegDecoder:
 def is_plain(info: ImageInfo, spec: CropSpec) -> bool:
     """Return whether an image may be decoded on the GPU: a sequential JPEG that nothing turns or enlarges."""
     # A height offset stands for just such a JPEG: EXIF that turns the image, which nvJPEG ignores, has none.
-    return info.is_jpeg and info.height_offset > 0 and spec.warp is None and spec.enlarge is None
+    # One that would be resized to more pixels than are decoded is refused by the CPU, which names it.
+    is_small = spec.resize is None or spec.resize[0] * spec.resize[1] <= MAX_PIXELS
+    return (info.is_jpeg and info.height_offset > 0 and spec.warp is None and spec.enlarge is None
+            and is_small)
 
 
 def _resized(image: Tensor, size: tuple[int, int], method: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgcls.data.conversion.readers import Sample, SampleReader
+from imgcls.data.image_header import MAX_PIXELS, BadImageError
 from imgcls.data.packing.images import decode, quiet_opencv, short_edge_size
 from imgcls.data.packing.pipeline import map_in_order
 from imgcls.errors import DataError, RunError
@@ -75,22 +76,34 @@ def compute_mean(readers: Sequence[SampleReader], shape: tuple[int, int] | None,
 def fitted_pixels(data: bytes, shape: tuple[int, int] | None, resize: int) -> np.ndarray | str:
     """Return an image's pixels, (H, W, 3) in OpenCV's order, as `compute_mean` takes them, or why not."""
     image = decode(data, 1)
-    return image if isinstance(image, str) else _fitted(image, shape, resize)
+    if isinstance(image, str):
+        return image
+    try:
+        return _fitted(image, shape, resize)
+    except BadImageError as error:
+        return str(error)
 
 
 def _fitted(image: np.ndarray, shape: tuple[int, int] | None, resize: int) -> np.ndarray:
-    """Return the image scaled and cut as `compute_mean` says."""
-    from imgcls.data.opencv import cv2
-
+    """Return the image scaled and cut as `compute_mean` says; BadImageError where it would be too large."""
     height, width = image.shape[:2]
     if resize:
         width, height = short_edge_size(width, height, resize)
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        image = _resized(image, width, height)
     if shape is None:
         return image
     scale = max(shape[0] / height, shape[1] / width)
     if scale > 1:
         width, height = max(shape[1], round(width * scale)), max(shape[0], round(height * scale))
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        image = _resized(image, width, height)
     top, left = (height - shape[0]) // 2, (width - shape[1]) // 2
     return image[top:top + shape[0], left:left + shape[1]]
+
+
+def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    from imgcls.data.opencv import cv2
+
+    # a strip one pixel wide would take gigabytes
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"would become {width} x {height} pixels when resized")
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -140,8 +141,9 @@ def fetched(files: Sequence[AnyPath], cache_gb: float | None,
         return copy
 
     with DaemonPool(min(_MAX_FETCHED, len(remote)), "imgcls-shards") as pool:
-        copies = {file: pool.submit(fetch, file) for file in remote}
+        # in order and not by file: one may be named twice
+        copies = deque(pool.submit(fetch, file) for file in remote)
         for file in files:
             if isinstance(file, RemotePath):
-                copies.pop(file).result().close()  # raises what went wrong
+                copies.popleft().result().close()  # raises what went wrong
             yield file
