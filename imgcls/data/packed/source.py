@@ -68,16 +68,16 @@ class PackedSource:
         is_class = is_class_number(labels)
         # samples count through all containers, so that one index is all a loader needs
         firsts = np.cumsum([0, *(len(container.labels) for container in containers)])
+        #: number of the first sample of each container
+        self.firsts: list[int] = firsts.tolist()
         for index in np.flatnonzero(~is_class).tolist():
-            file = bisect.bisect_right(firsts.tolist(), index) - 1
+            file = bisect.bisect_right(self.firsts, index) - 1
             self.problems.append(containers[file].problem(
-                index - int(firsts[file]), f"has the label {labels[index]:g}, which is no class number"))
+                index - self.firsts[file], f"has the label {labels[index]:g}, which is no class number"))
         check_bad_samples(self.problems, len(labels) + len(self.problems), self.description, on_bad)
         # the number of each sample, counted through all containers
         self._numbers = np.flatnonzero(is_class)
         self.labels = labels[is_class].astype(np.int64)
-        #: number of the first sample of each container
-        self.firsts: list[int] = firsts.tolist()
         #: what to tell the user about the way these files are read
         self.notes: tuple[str, ...] = ()
 
