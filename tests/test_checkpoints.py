@@ -293,6 +293,29 @@ def test_what_a_killed_upload_left_goes_with_the_next(own_cache: Path) -> None:
         assert not folder.path.exists()
 
 
+def test_a_folder_of_uploads_that_is_written_to_stays_however_old(own_cache: Path) -> None:
+    first = uploads._Folder()
+    elsewhere = own_cache / "upload" / "another-host-abc"
+    elsewhere.mkdir()
+    long_ago_s = time.time() - 30 * 24 * 3600
+    for folder in (first.path, elsewhere):
+        (folder / ".lock").touch()
+        (folder / "net-metrics.jsonl").touch()  # a line now: the times of the folder and of the lock stay
+        for path in (folder / ".lock", folder):
+            os.utime(path, (long_ago_s, long_ago_s))
+    # one that its process removes between listing and looking at it
+    (own_cache / "upload" / "gone").symlink_to("nowhere")
+    second = uploads._Folder()
+    assert (first.path / "net-metrics.jsonl").exists()
+    assert (elsewhere / "net-metrics.jsonl").exists()
+    os.utime(elsewhere / "net-metrics.jsonl", (long_ago_s, long_ago_s))
+    os.utime(elsewhere, (long_ago_s, long_ago_s))
+    third = uploads._Folder()
+    assert not elsewhere.exists()
+    for left in (first, second, third):
+        left.remove()
+
+
 def test_what_a_killed_upload_left_at_a_url_goes_when_it_is_old(folder: Path, memory: str, own_cache: Path,
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     left = RemotePath(f"{memory}/net-0007.params.0123abcd.tmp")

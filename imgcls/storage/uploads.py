@@ -30,7 +30,7 @@ from imgcls.storage.thread_pool import DaemonPool
 
 #: in each folder: locked by the run that it belongs to
 _LOCK = ".lock"
-#: no upload takes longer: an older folder was left there, by another machine or where there are no locks
+#: no run writes so seldom: what is older was left there, by another machine or where there are no locks
 _ABANDONED_AFTER_S = 7 * 24 * 3600
 
 
@@ -153,9 +153,10 @@ class _Folder:
             # another machine's locks may not be seen here: each removes its own
             own = f"{_host_name()}-"
             for old in folder.iterdir():
-                is_old = time.time() - old.stat().st_mtime > _ABANDONED_AFTER_S
-                if is_old or (old.name.startswith(own) and is_abandoned(old / _LOCK)):
-                    shutil.rmtree(old, ignore_errors=True)
+                with contextlib.suppress(OSError):  # its process may rename or remove it meanwhile
+                    is_old = time.time() - _last_change_s(old) > _ABANDONED_AFTER_S
+                    if is_old or (old.name.startswith(own) and is_abandoned(old / _LOCK)):
+                        shutil.rmtree(old, ignore_errors=True)
             # under a name of its own until it is locked
             made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
             self._lock = open_lock(made / _LOCK)
@@ -169,6 +170,12 @@ class _Folder:
         """Remove the folder with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
+
+
+def _last_change_s(folder: Path) -> float:
+    """Return when a folder or a file in it was last written, in seconds since 1970."""
+    # a log that grows for weeks does not change the time of its folder
+    return max(path.stat().st_mtime for path in (folder, *folder.glob("*")))
 
 
 def _host_name() -> str:
