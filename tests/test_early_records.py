@@ -83,6 +83,16 @@ def serve(web: FaultyServer, folder: Path, name: str) -> None:
         web.objects[f"/{name}.{ending}"] = (folder / f"{name}.{ending}").read_bytes()
 
 
+def test_a_server_without_ranges_sends_each_file_once(web: FaultyServer, records: str, tmp_path: Path) -> None:
+    web.ranges = False
+    source = open_records(records)
+    assert source.is_copied
+    local = RecordSource([tmp_path / "data" / "a.rec", tmp_path / "data" / "b.rec"])
+    assert source.labels.tolist() == local.labels.tolist()
+    # of each file: two answers that are left at their beginning, and all of it
+    assert web.count("GET", ".rec") <= 6
+
+
 def open_records(records: str) -> RecordSource:
     source = open_source(records, "--data-train")
     assert isinstance(source, RecordSource)
@@ -123,7 +133,7 @@ def test_the_first_batch_comes_before_all_is_fetched(web: FaultyServer, records:
     labels = [first.labels.tolist(), *(batch.labels.tolist() for batch in epoch)]
     wait_until_copied(source)
     beside = sum(len(web.objects[f"/{name}.{ending}"]) for name in "ab" for ending in ("idx", "lst"))
-    assert web.num_bytes == total + beside  # each byte once
+    assert web.num_bytes == total + beside + 2  # each byte once; one of each file shows that there are ranges
     local = RecordSource([tmp_path / "data" / "a.rec", tmp_path / "data" / "b.rec"])
     assert labels == [expected for expected, _ in batches(local)]
     copies = [path.read_bytes() for path in Cache().folder.glob("*.rec")]

@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from faulty_server import FaultyServer
 
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import params, recordio
-from imgcls.storage import http, retries
+from imgcls.storage import http, remote, retries
 from imgcls.storage.atomic import atomic_write, write_bytes
 from imgcls.storage.paths import to_local_path, to_path
 from imgcls.storage.remote import RemotePath
@@ -125,6 +126,21 @@ def test_no_server_at_all() -> None:
 def test_a_server_without_ranges(web: FaultyServer) -> None:
     web.ranges = False
     assert RemotePath(f"{web.url}/x.bin").read_range(1000, 1010) == CONTENT[1000:1010]
+
+
+def test_a_large_file_of_a_server_without_ranges_is_requested_once(web: FaultyServer, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PART_BYTES", 30_000)
+    web.ranges = False
+    web.faults = ["", "cut"]
+    with (tmp_path / "copy").open("w+b") as stream:
+        RemotePath(f"{web.url}/x.bin").download(stream, 10, len(CONTENT))
+    assert (tmp_path / "copy").read_bytes() == CONTENT[10:]
+    assert [seen[2] for seen in web.seen] == ["bytes=0-0", "", ""]
+    full = SimpleNamespace(seek=lambda position: None, write=lambda piece: os.write(-1, piece))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        RemotePath(f"{web.url}/x.bin").download(full, 10, len(CONTENT))
+    assert len(web.seen) == 5
 
 
 def test_ranges_come_over_one_connection(web: FaultyServer) -> None:

@@ -170,7 +170,8 @@ def _open(path: RemotePath, index: str, cache: Cache, num_sampled: int) -> Early
     try:
         read_index = Index.read(idx_path)
         labels = _labels(list_path, read_index)
-        if labels is None or (copy := cache.open_partial(path)) is None:
+        # without ranges each block would cost all bytes before it
+        if labels is None or not path.has_ranges() or (copy := cache.open_partial(path)) is None:
             return None
         by_offset = np.argsort(read_index.offsets)
         reader = EarlyReader(path, copy, read_index, labels[by_offset],

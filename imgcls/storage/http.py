@@ -107,6 +107,22 @@ class HttpFileSystem:
                     answer.read(min(_SKIP_BYTES, start - skipped))
             return _read_body(answer, end - start)
 
+    def pieces(self, url: str, start: int, end: int) -> Iterator[bytes]:
+        """Yield bytes start .. end - 1 in order, by one request for the whole file.
+
+        ConnectionError where the connection ends before.
+        """
+        with self._open(url, "GET") as answer:
+            for skipped in range(0, start, _SKIP_BYTES):
+                answer.read(min(_SKIP_BYTES, start - skipped))
+            num_left = end - start
+            while num_left:
+                piece = answer.read(min(_SKIP_BYTES, num_left))
+                if not piece:
+                    raise ConnectionError(f"the connection ended {num_left} bytes before the end")
+                num_left -= len(piece)
+                yield piece
+
     def has_ranges(self, url: str) -> bool:
         """Return whether the server sends a part of a file when it is asked for one."""
         try:
