@@ -28,8 +28,10 @@ from imgcls.launch.hosts import (
     parse_nnodes,
     read_hostfile,
 )
+from imgcls.launch.job import Job
 from imgcls.launch.messages import AgentMessage, decode_message
 from imgcls.launch.schedulers import BatchScript, kubernetes_trainjob, sge_script, slurm_script
+from imgcls.launch.supervisor import Supervisor
 
 STEPS = ROOT / "tests" / "fixtures" / "steps.py"
 GOLDEN = ROOT / "tests" / "fixtures" / "launch"
@@ -45,6 +47,17 @@ def run(*arguments: object, timeout: float = 100, **env: str) -> subprocess.Comp
     return subprocess.run([sys.executable, ROOT / "tools" / "launch.py", *map(str, arguments)], text=True,
                           capture_output=True, timeout=timeout, check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT), **env})
+
+
+def test_an_environment_that_no_pipe_holds_reaches_the_agent(monkeypatch: pytest.MonkeyPatch,
+                                                             capfd: pytest.CaptureFixture[str]) -> None:
+    program = "import sys; print(len(sys.stdin.readline()))"
+    monkeypatch.setattr(Job, "start_command", lambda *_: [sys.executable, "-c", program])
+    job = Job(command=["true"], hosts=[HostSlots(Host("localhost"), 1)], num_devices=1, min_hosts=1, max_hosts=1,
+              max_restarts=0, timeout_s=10, env={"BIG": "x" * 200_000}, python=sys.executable, folder="/", roots=[],
+              ssh=None, name="imgcls-launch", job="j")
+    assert Supervisor(job, 1).run() == 0
+    assert int(capfd.readouterr().out) > 200_000
 
 
 # host files

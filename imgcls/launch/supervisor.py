@@ -73,7 +73,7 @@ class AgentHandle:
         """Send one of the bytes of `messages`, or the environment at the start."""
         with contextlib.suppress(OSError):
             if self.process.stdin:
-                os.write(self.process.stdin.fileno(), data)
+                write_all(self.process.stdin.fileno(), data)
 
 
 def run(job: Job) -> int:
@@ -128,9 +128,10 @@ class Supervisor:
         agent = AgentHandle(job.hosts[index].host.name, process)
         self._agents.append(agent)
         assert process.stdin is not None
-        os.set_blocking(process.stdin.fileno(), False)  # a host that hangs must not block the others
         # over stdin, where no one else can read it: there may be secrets among the variables
         agent.send(json.dumps(job.environment(index, self._port)).encode() + b"\n")
+        # only now: it may be more than a pipe holds. From here on a host that hangs must not block the others
+        os.set_blocking(process.stdin.fileno(), False)
         for target, stream in ((STDOUT, process.stdout), (STDERR, process.stderr)):
             assert stream is not None
             os.set_blocking(stream.fileno(), False)
