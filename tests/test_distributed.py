@@ -321,6 +321,14 @@ def test_srun_is_joined() -> None:
     assert (info.address, info.port) == ("node03", 20012)
 
 
+@pytest.mark.parametrize(("tasks", "count"), [("2(x2)", 2), ("2,1", 2), ("1,3", 3), ("1(x3),12,9", 12), ("", 16)])
+def test_srun_with_hosts_of_different_numbers_of_tasks(tasks: str, count: int) -> None:
+    info = rank_info.detect({"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1",
+                             "SLURM_STEP_TASKS_PER_NODE": tasks, "MASTER_ADDR": "a", "MASTER_PORT": "1"})
+    assert info
+    assert (info.local_rank, info.local_world_size) == (1, count)
+
+
 def test_mxnets_variables_are_honoured() -> None:
     info = rank_info.detect({"DMLC_ROLE": "worker", "DMLC_PS_ROOT_URI": "10.0.0.1",
                              "DMLC_PS_ROOT_PORT": "9091",

@@ -130,8 +130,9 @@ def _read_slurm(env: Mapping[str, str]) -> RankInfo | None:
     if "SLURM_STEP_ID" not in env or "SLURM_PROCID" not in env or "SLURM_NTASKS" not in env:
         return None
     world_size = _number(env, "SLURM_NTASKS", 1)
-    # such as 2(x2) or 2,1: the number of the first host
-    tasks = re.split("[(,]", env.get("SLURM_STEP_TASKS_PER_NODE", ""))[0]
+    # such as 2(x2) or 1,2: where hosts differ the largest number, so that all processes read the same one
+    counts = re.sub(r"\(x[0-9]+\)", "", env.get("SLURM_STEP_TASKS_PER_NODE", "")).split(",")
+    tasks = max(counts, key=lambda text: (len(text), text))
     local_world_size = _number({**env, "SLURM_STEP_TASKS_PER_NODE": tasks}, "SLURM_STEP_TASKS_PER_NODE", 1,
                                world_size)
     nodes = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", ""))
