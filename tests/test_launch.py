@@ -79,6 +79,15 @@ def test_host_names_with_shell_characters_are_refused(tmp_path: Path, line: str)
         read_hostfile(str(path))
 
 
+def test_a_host_without_slots_gets_no_workers(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("node1 slots=2\nnode2 slots=0\n")
+    assert read_hostfile(str(path)) == [Host("node1", None, 2)]
+    path.write_text("node2 slots=0\n")
+    with pytest.raises(DataError, match="no hosts"):
+        read_hostfile(str(path))
+
+
 def test_a_host_file_that_is_missing_or_empty(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         read_hostfile(str(tmp_path / "none"))

@@ -63,6 +63,8 @@ def read_hostfile(path: str) -> list[Host]:
         if match is None or int(match["port"] or 22) > 65535:
             raise DataError(path, f"line {number}: {text[:60]!r} is no host; a line is a name, name:port or "
                                   "name slots=K")
+        if match["slots"] and not int(match["slots"]):
+            continue  # no slots, no workers: as in Open MPI's host files
         hosts.append(Host(match["name"], int(match["port"]) if match["port"] else None,
                           int(match["slots"] or 0), match["user"] or ""))
     if not hosts:
