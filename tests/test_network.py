@@ -33,6 +33,7 @@ from imgcls.distributed.rank_info import RankInfo
 from imgcls.errors import RunError, UsageError
 from imgcls.launch import rendezvous, scratch
 from imgcls.launch.failures import decode_failure
+from imgcls.launch.peers import Peers
 
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TRAIN = [sys.executable, "-m", "imgcls", "train", "--dataset", "digits", "--network", "mlp", "--num-epochs",
@@ -355,3 +356,8 @@ def test_whatever_gloo_calls_it_a_lost_peer_is_one_line(text: str) -> None:
     with (pytest.raises(process_group.LostContact, match=r"rank 1 .*: lost contact with another process"),
           process_group.Worker.guard(worker)):  # type: ignore[arg-type]
         raise RuntimeError(text)
+
+
+def test_the_name_of_a_host_in_the_store_may_be_anything() -> None:
+    store: Any = SimpleNamespace(set=lambda *_: None, check=lambda _: True, get=lambda _: b"\xff" + b"a" * 70)
+    assert Peers(store, 0, 2, "here")._suspects("no answer of 10.0.0.1", [1]) == ["\ufffd" + "a" * 70]

@@ -58,7 +58,7 @@ class Peers:
 
     def _suspects(self, message: str, silent: list[int]) -> list[str]:
         """Return the names of the silent hosts, or only of the one whose address is in `message`."""
-        names = [self._store.get(f"imgcls/host/{other}").decode() for other in silent
+        names = [self._store.get(f"imgcls/host/{other}").decode(errors="replace") for other in silent
                  if self._store.check([f"imgcls/host/{other}"])]
         # gloo names the address that no longer answers
         addresses = set(re.findall(r"\d+\.\d+\.\d+\.\d+", message))
@@ -95,5 +95,5 @@ class Peers:
 def _address(name: str) -> str:
     try:
         return socket.gethostbyname(name)
-    except OSError:
+    except (OSError, UnicodeError):  # a name that is longer than a name can be is the latter
         return ""
