@@ -25,7 +25,8 @@ def ensure(*extras: str) -> str:
     python = str(FOLDER / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     # Other requirements or another Python start afresh: nothing old may hide that a package is missing.
     digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()
-    stamp_digest, *installed = STAMP.read_text().split() if STAMP.exists() else [""]
+    # empty where the disk was full when it was written
+    stamp_digest, *installed = (STAMP.read_text().split() if STAMP.exists() else []) or [""]
     if stamp_digest != digest:
         print(f"making the environment {FOLDER} (once; torch is large)", file=sys.stderr, flush=True)
         _run([sys.executable, "-m", "venv", "--clear", str(FOLDER)],

@@ -129,3 +129,16 @@ def test_what_a_run_says_comes_next_can_be_pasted(tmp_path: Path) -> None:
 def test_under_launchers_and_from_scripts_too(command: str, tmp_path: Path) -> None:
     os.symlink(ROOT, tmp_path / "checkout")
     paste(command.format(python=shlex.quote(sys.executable)), tmp_path)
+
+
+def test_an_environment_whose_stamp_is_empty_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import _environment
+
+    commands: list[list[str]] = []
+    monkeypatch.setattr(_environment, "STAMP", tmp_path / "installed")
+    monkeypatch.setattr(_environment, "_run", lambda command, _complaint: commands.append(command))
+    (tmp_path / "installed").write_text("")
+    _environment.ensure("test")
+    assert [command[2] for command in commands] == ["venv", "pip"]
+    assert (tmp_path / "installed").read_text().endswith(" test")
