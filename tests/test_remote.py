@@ -43,6 +43,8 @@ def test_the_names_in_a_remote_path() -> None:
 
 def test_what_a_path_means(tmp_path: Path) -> None:
     assert to_path(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    assert to_path(f"file://localhost{tmp_path}/a") == tmp_path / "a"
+    assert to_path("file://localhost_data/a") == Path("localhost_data/a")
     assert to_path("~/x") == Path.home() / "x"
     assert isinstance(to_path("memory://a/b"), RemotePath)
     for url, message in {

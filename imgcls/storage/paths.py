@@ -32,7 +32,8 @@ def to_path(path: str | os.PathLike[str], setting: str = "") -> AnyPath:
         return _expanded(text, setting)
     if scheme in ("file", "local"):  # fsspec has both words for it
         # A URL writes a space as %20, and may name this machine before the path.
-        return Path(unquote(text.partition("://")[2].removeprefix("localhost")))
+        rest = text.partition("://")[2]
+        return Path(unquote(rest.removeprefix("localhost") if rest.startswith("localhost/") else rest))
     check_url(text, setting)
     return RemotePath(text)
 
