@@ -17,7 +17,7 @@ from imgcls.storage import uploads
 from imgcls.storage.atomic import atomic_write
 from imgcls.storage.remote import RemotePath
 from imgcls.training import checkpoint
-from imgcls.training.checkpoint import writer
+from imgcls.training.checkpoint import history, writer
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +291,13 @@ def test_what_a_killed_upload_left_goes_with_the_next(own_cache: Path) -> None:
     for folder in (first, third):
         folder.remove()
         assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10\0\0", (99).to_bytes(8, "little") + b"{}"])
+def test_states_that_are_cut_name_no_run(memory: str, tmp_path: Path, content: bytes) -> None:
+    for path in (tmp_path / "net-0001.states", RemotePath(f"{memory}/net-0001.states")):
+        path.write_bytes(content)
+        assert history._run_of(path) == ""
 
 
 def test_a_folder_of_uploads_that_is_written_to_stays_however_old(own_cache: Path) -> None:
