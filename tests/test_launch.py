@@ -371,6 +371,14 @@ def test_scripts_go_to_stdout_or_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "job.sh").read_text().startswith("#!/bin/bash\n#$ -N imgcls\n")
 
 
+def test_flags_that_do_nothing_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    args = launch.LaunchConfig(num_workers=2, command=("true",), max_restarts=3, ssh_option=("Port=2222",))
+    launch._print_notes(args, "mpi", ["true"])
+    assert capsys.readouterr().err.splitlines() == [
+        "imgcls-launch: note: --max-restarts 3: --launcher mpi restarts nothing",
+        "imgcls-launch: note: --ssh-config and --ssh-option: nothing goes over ssh without -H"]
+
+
 # jobs on this machine
 
 @pytest.mark.slow

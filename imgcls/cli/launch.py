@@ -171,6 +171,10 @@ def _print_notes(args: LaunchConfig, launcher: str, command: list[str]) -> None:
         _print_note("--env-server: there are no processes that are servers only; use --env or --env-worker")
     if args.output and launcher not in NEXT_STEP:
         _print_note(f"--output {args.output}: --launcher {launcher} writes no script")
+    if args.max_restarts and launcher == "mpi":
+        _print_note(f"--max-restarts {args.max_restarts}: --launcher mpi restarts nothing")
+    if (args.ssh_config or args.ssh_option) and not args.hostfile:
+        _print_note("--ssh-config and --ssh-option: nothing goes over ssh without -H")
 
 
 def _print_note(text: str) -> None:
