@@ -120,6 +120,15 @@ def test_a_silent_server_times_out(web: FaultyServer, monkeypatch: pytest.Monkey
         RemotePath(f"{web.url}/x.bin").read_bytes()
 
 
+@pytest.mark.parametrize("word", ["ETag", "mtime", "modificationTime", "modify"])
+def test_a_changed_file_of_the_same_size_has_another_version(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[dict[str, object]] = [{"size": 3, "type": "file", word: time} for time in (1700, 1800)]
+    fs = SimpleNamespace(info=lambda _: answers.pop(0), invalidate_cache=lambda _: None)
+    monkeypatch.setattr(remote, "open_driver", lambda url: (fs, url))
+    path = RemotePath("webhdfs://host/x.params")
+    assert path.stat().version != path.stat(fresh=True).version
+
+
 def test_no_server_at_all() -> None:
     with pytest.raises(RunError, match=r"http://127.0.0.1:9/x: cannot be read: .*refused"):
         RemotePath("http://127.0.0.1:9/x").exists()

@@ -39,7 +39,8 @@ _ALL_PARTS_AT_ONCE = 16
 _LEAST_SHARE = 16
 #: what changes with every change of a file, in the words of the various drivers, the surest first
 _VERSION_WORDS = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "checksum", "generation", "mtime",
-                  "modified", "LastModified", "last_modified", "updated", "created")
+                  "modified", "LastModified", "last_modified", "modificationTime", "modify", "updated",
+                  "created")
 
 _parts = threading.BoundedSemaphore(_ALL_PARTS_AT_ONCE)
 
