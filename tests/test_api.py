@@ -27,6 +27,16 @@ def stripes(count: int) -> tuple[np.ndarray, np.ndarray]:
     return images + chance.integers(0, 40, images.shape).astype(np.uint8), labels
 
 
+def test_a_period_of_validation_without_any_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    told = "warning: val_period 2: has no effect here, it is for runs with validation data"
+    data = stripes(20)
+    imgcls.fit(data, network="mlp", batch_size=10, num_epochs=2, val_period=2)
+    assert told in capsys.readouterr().err
+    for val, settings in ((data, {"val_period": 2}), (None, {"val_period": 1}), (None, {})):
+        imgcls.fit(data, val, network="mlp", batch_size=10, num_epochs=2, **settings)
+        assert capsys.readouterr().err == ""
+
+
 def test_the_seeds_example_in_six_lines() -> None:
     """NDArrayIter + fit: flat float rows, a mlp, validation."""
     images, labels = stripes(300)
