@@ -16,6 +16,7 @@ from imgcls.config import resolve
 from imgcls.data.resizing import Resizing
 from imgcls.errors import RunError
 from imgcls.networks import build_network
+from imgcls.report import plot_file
 from imgcls.training import find_lr, time_budget
 from imgcls.training.distillation import Teacher
 from imgcls.training.trainer import Trainer
@@ -40,6 +41,17 @@ def test_the_rate_is_a_tenth_of_that_with_the_least_loss() -> None:
     assert find_lr.is_over([2.3, float("nan")])
     with pytest.raises(RunError, match="the loss does not fall at any learning rate"):
         find_lr.suggest(rates, [2.3] * len(rates))
+
+
+@pytest.mark.parametrize("last", [float("nan"), float("inf")])
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_a_sweep_that_ends_without_a_number_is_drawn(last: float, suffix: str, tmp_path: Path) -> None:
+    rates = [10 ** (k / 10 - 6) for k in range(30)]
+    losses = [2.3 - k / 20 for k in range(29)] + [last]
+    plot = find_lr._plot(rates, losses, find_lr.suggest(rates, losses))
+    assert all(len(line.xs) == len(line.ys) for line in plot.lines)
+    plot_file.write_plot(plot, str(tmp_path / f"lr.{suffix}"))
+    assert (tmp_path / f"lr.{suffix}").stat().st_size > 1000
 
 
 def test_the_rate_that_is_found_learns(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,8 +98,9 @@ def _plot(rates: Sequence[float], losses: Sequence[float], lr: float) -> Plot:
     top = min(max(finite), 1.3 * max(finite[:10]))
     clipped = [min(loss, top) if math.isfinite(loss) else top for loss in losses]
     lines = [Line("loss", rates, clipped, 0, is_faint=True),
-             Line("running mean", rates, [min(mean, top) for mean in means if math.isfinite(mean)], 0,
-                  label="mean loss"),
+             # as long as the rates: a sweep may end with a loss that is not a number, which is a gap
+             Line("running mean", rates, [min(mean, top) if math.isfinite(mean) else math.nan
+                                          for mean in means], 0, label="mean loss"),
              Line("taken", [lr, lr], [0, top], 1, label=f"lr {lr:g}", is_dashed=True)]
     return Plot("loss", lines, axes.logarithmic(rates), axes.linear([0, *clipped], floor=0),
                 "learning rate", "loss")
