@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from pathlib import Path
 
@@ -151,6 +152,10 @@ def test_a_budget_is_kept_and_gone_on_with(digits: Path, tmp_path: Path, capsys:
     assert "chosen: --num-epochs 3 (an epoch takes about" in said.err
     assert (tmp_path / "m-0003.params").exists()
     assert not (tmp_path / "m-0004.params").exists()
+    # the budget would contradict the epochs
+    resume = shlex.split(said.out.split("resume: ")[1].splitlines()[0])
+    assert resume[-6:] == ["--time-budget", "0", "--load-epoch", "auto", "--num-epochs", "6"]
+    assert resume.count("--time-budget") == 1
     assert train(digits, "--num-epochs", 3, "--lr-schedule", "cosine", "--model-prefix", tmp_path / "n") == 0
     assert (tmp_path / "m-0003.params").read_bytes() == (tmp_path / "n-0003.params").read_bytes()
     # what was chosen holds for a run that goes on, however fast its machine is then

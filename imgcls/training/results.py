@@ -47,8 +47,10 @@ def print_result(metrics: Mapping[str, float], split: str, config: Config, comma
 def _resume_command(command: str, config: Config) -> str:
     """Return the command of this run with twice the epochs, resuming from its checkpoint."""
     # Both are given anew below, whatever spelling or short form the line has for them.
-    kept = without(shlex.split(command), ("num_epochs", "load_epoch"),
+    kept = without(shlex.split(command), ("num_epochs", "load_epoch", "time_budget"),
                    config.fields | flags_of(FileFlags))
+    # a budget contradicts `num_epochs`; a file or the environment may set one, too
+    no_budget = ["--time-budget", "0"] if config.find.time_budget else []
     # under imgcls-launch the whole line is what has to be typed again
     launcher = launcher_words()
     # Settings of the environment may have been set for that one command. What a launcher's own flag sets is
@@ -59,4 +61,4 @@ def _resume_command(command: str, config: Config) -> str:
     # `num_epochs` counts from the start of the training: the same number again would train nothing
     num_epochs = max(2 * config.train.num_epochs, 1)
     return shlex.join([*(["env", *variables] if variables else []), *launcher, *kept,
-                       "--load-epoch", "auto", "--num-epochs", str(num_epochs)])
+                       *no_budget, "--load-epoch", "auto", "--num-epochs", str(num_epochs)])
