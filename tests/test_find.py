@@ -17,6 +17,7 @@ from imgcls.config import resolve
 from imgcls.data.resizing import Resizing
 from imgcls.errors import RunError
 from imgcls.networks import build_network
+from imgcls.networks.mlp import MLP
 from imgcls.report import plot_file
 from imgcls.training import find_lr, time_budget
 from imgcls.training.distillation import Teacher
@@ -182,3 +183,22 @@ def test_a_teacher_takes_its_part_of_a_budget(digits: Path, tmp_path: Path,
     monkeypatch.setattr(Trainer, "fit", lambda *_: {})
     assert train(digits, "--time-budget", "1", "--teacher", tmp_path / "t", "--optimizer", "muon") == 0
     assert seen[0].step_s >= 0.2
+
+
+def test_a_budget_is_measured_in_the_parts_and_the_precision_of_the_run(digits: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, int, bool]] = []
+    forward = MLP.forward
+
+    def watched(network: MLP, data: Tensor) -> Tensor:
+        seen.append((network.training, len(data), torch.is_autocast_enabled("cpu")))
+        return forward(network, data)
+
+    monkeypatch.setattr(MLP, "forward", watched)
+    monkeypatch.setattr(time_budget, "_MAX_BATCHES", 1)
+    monkeypatch.setattr(Trainer, "fit", lambda *_: {})
+    assert train(digits, "--time-budget", "1", "--micro-batches", "4", "--dtype", "bfloat16") == 0
+    measured = [(is_training, size, is_autocast) for is_training, size, is_autocast in seen if size > 1]
+    assert {size for is_training, size, _ in measured if is_training} == {8}
+    assert {is_training for is_training, _, _ in measured} == {True, False}
+    assert all(is_autocast for _, _, is_autocast in measured)

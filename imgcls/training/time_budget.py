@@ -241,9 +241,11 @@ def _measure(model: nn.Module, loss: Loss, loader: Loader, val_loader: Loader | 
                 side = [max(round(scale * length), 1) for length in batch.images.shape[2:]]
                 batch = dataclasses.replace(batch, images=F.interpolate(batch.images, side, mode="bilinear",
                                                                         antialias=True))
-            with precision.autocast():
-                logits = trial(batch.images)
-            loss(logits.float()[:batch.num_valid], batch.without_padding()).backward()
+            # in the parts of the run: a whole batch may take more memory than there is
+            for part in batch.micro_batches(config.distributed.micro_batches):
+                with precision.autocast():
+                    logits = trial(part.images)
+                loss(logits.float()[:part.num_valid], part.without_padding()).backward()
             with torch.no_grad():
                 take_step()
             trial.zero_grad(set_to_none=True)
@@ -260,7 +262,8 @@ def _measure(model: nn.Module, loss: Loss, loader: Loader, val_loader: Loader | 
     count = 0
     with torch.no_grad(), closing(endless(val_loader, 0)) as batches:
         for batch in batches:
-            trial(batch.images)
+            with precision.autocast():
+                trial(batch.images)
             synchronize(worker.device)
             count += 1
             if count >= val_loader.batches_per_epoch or time.perf_counter() - started > seconds:
