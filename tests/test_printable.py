@@ -68,6 +68,17 @@ def test_a_name_between_backquotes_is_no_setting() -> None:
     assert spell_settings(f"`lr` of {verbatim('`lr`')}") == "lr of `lr`"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_costs_lines_of_the_log_and_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter(ReportConfig(log_file="/dev/full"), terminal=False)
+    for write in (reporter.log, reporter.info, reporter.warn):
+        write("a line")
+    reporter.close()
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert err.count("warning: cannot write /dev/full: no space left on the device") == 1
+
+
 def test_every_way_to_the_screen_escapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     reporter = Reporter(ReportConfig(log_file=str(tmp_path / "log")), terminal=False)
     reporter.log("data_train='`lr`'")  # the arguments are the user's own: nothing in them is a setting of ours

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from typing import Any
 
 from imgcls.config.sections import ReportConfig
@@ -15,6 +16,20 @@ from imgcls.storage.atomic import write_bytes
 from imgcls.storage.paths import to_path
 from imgcls.storage.uploads import MirroredFile
 from imgcls.storage.urls import url_scheme
+
+
+class _Handler(logging.FileHandler):
+    """A handler that keeps an error of the disk: logging's own prints a traceback for every line."""
+
+    #: what went wrong last, "" for nothing
+    problem: str = ""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self.problem = f"cannot write {verbatim(self.baseFilename)}: {reason(error)}"
+        else:
+            super().handleError(record)
 
 
 class LogFile:
@@ -26,7 +41,7 @@ class LogFile:
         path = file.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._handler = logging.FileHandler(path, encoding="utf-8")
+            self._handler = _Handler(path, encoding="utf-8")
         except OSError as error:
             raise RunError(f"`log_file` {verbatim(path)}: {reason(error)}") from error
         self._handler.setFormatter(logging.Formatter(f"%(asctime)-15s Node[{rank}] %(message)s"))
@@ -39,13 +54,18 @@ class LogFile:
         self._logger.info(message)
 
     def sync(self) -> str:
-        """Copy the file to its URL; return what went wrong, or ""."""
-        return self._file.sync()
+        """Copy the file to its URL; return what went wrong since the last call, or ""."""
+        problem, self._handler.problem = self._handler.problem, ""
+        return problem or self._file.sync()
 
     def close(self) -> str:
-        """Close the file and copy it a last time; return what went wrong, or ""."""
-        self._handler.close()
-        return self._file.close()
+        """Close the file and copy it a last time; return what went wrong since the last `sync`, or ""."""
+        problem = self._handler.problem
+        try:
+            self._handler.close()  # tries once more to write what could not be written
+        except OSError as error:
+            problem = f"cannot write {verbatim(self._handler.baseFilename)}: {reason(error)}"
+        return self._file.close() or problem
 
 
 def open_log_file(config: ReportConfig, rank: int) -> LogFile | None:
