@@ -208,3 +208,13 @@ def test_mxnets_states_of_another_network_are_refused(tmp_path: Path,
         error = capsys.readouterr().err.splitlines()[-1]
         assert message in error
         assert ".states" in error or ".params" in error
+
+
+@pytest.mark.parametrize("key", ["\u00b2", "\u0663", "1" * 5000, 10**12, -1, "fc9_weight"])
+def test_a_state_of_no_parameter_is_one_error(key: int | str) -> None:
+    from imgcls.training.checkpoint.mxnet_states import _parameter_name
+
+    names = [f"fc{number}_weight" for number in range(4)]
+    assert _parameter_name(3, names, "x") == _parameter_name("fc3_weight", names, "x") == "fc3_weight"
+    with pytest.raises(DataError, match=r"net-0001\.states: has a state for parameter"):
+        _parameter_name(key, names, "net-0001.params")

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from imgcls import graph
-from imgcls.errors import DataError, reason
+from imgcls.errors import DataError, reason, verbatim
 from imgcls.optim.rules import Rule
 from imgcls.storage.paths import AnyPath
 from imgcls.storage.reading import open_read
@@ -75,9 +76,11 @@ def translate_states(model: nn.Module, optimizer: torch.optim.Optimizer, saved: 
 
 def _parameter_name(key: int | str, names: list[str], path: str) -> str:
     """Return the name of the parameter that a state is of: `key` is its number, or (gluon) its name."""
-    if str(key).isdigit() and int(key) < len(names):
+    # not isdigit: that takes the digits of all scripts, raised ones too, and as many as there are
+    is_number = re.fullmatch("[0-9]{1,9}", str(key)) is not None
+    if is_number and int(key) < len(names):
         return names[int(key)]
-    if not str(key).isdigit() and key in names:
+    if not is_number and key in names:
         return str(key)
     raise DataError(path.replace(".params", ".states"),
-                    f"has a state for parameter {key}, and this network has {len(names)}")
+                    f"has a state for parameter {verbatim(key)}, and this network has {len(names)}")
