@@ -13,7 +13,7 @@ from imgcls.config import resolve
 from imgcls.config.resolve import Config
 from imgcls.errors import UsageError
 from imgcls.formats import symbol
-from imgcls.layers import Dropout, ElementwiseAdd
+from imgcls.layers import Dropout, ElementwiseAdd, LeakyReLU
 from imgcls.layers.residual import residual_branches
 from imgcls.networks import build_network
 from imgcls.training.dropout import is_random, with_dropout
@@ -83,6 +83,12 @@ def test_branches_are_dropped_by_sample_in_training_only() -> None:
     assert torch.equal(layer.eval()(shortcut, branch), shortcut + branch)
     assert is_random(layer)
     assert not is_random(ElementwiseAdd())
+
+
+def test_slopes_that_are_drawn_are_seeded_by_the_update() -> None:
+    assert is_random(LeakyReLU("rrelu"))
+    assert is_random(torch.nn.RReLU())
+    assert not any(map(is_random, (LeakyReLU(), LeakyReLU("prelu"), torch.nn.LeakyReLU())))
 
 
 def test_dropout_of_a_network_is_set_and_shown() -> None:

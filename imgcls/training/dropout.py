@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from imgcls.config.resolve import Config
 from imgcls.errors import UsageError, verbatim
-from imgcls.layers import Dropout
+from imgcls.layers import Dropout, LeakyReLU
 from imgcls.layers.residual import residual_branches
 
 #: stochastic depth of torchvision and of timm, which need not be installed: class -> its probability
@@ -21,9 +21,10 @@ _DROP_PATHS = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 def is_random(module: nn.Module) -> bool:
     """Whether a layer draws from torch's generator while it is trained."""
     # `_DropoutNd` is torch's base of all of its dropouts: networks of torchvision and timm have
-    # those, our own layers are ours
-    return (isinstance(module, (Dropout, _DropoutNd)) or type(module).__name__ in _DROP_PATHS
-            or bool(getattr(module, "drop_path", 0)))
+    # those, our own layers are ours; rrelu draws its slopes
+    return (isinstance(module, (Dropout, _DropoutNd, nn.RReLU)) or type(module).__name__ in _DROP_PATHS
+            or bool(getattr(module, "drop_path", 0))
+            or (isinstance(module, LeakyReLU) and module.act_type == "rrelu"))
 
 
 def with_dropout(model: nn.Module, config: Config) -> nn.Module:
