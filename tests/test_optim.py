@@ -122,6 +122,27 @@ def test_lars_is_that_of_mxnets_lbsgd(num_batches: int) -> None:
     np.testing.assert_allclose(weight, -0.005, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])
+def test_a_weight_that_two_layers_share_is_stepped_once(name: str) -> None:
+    steps = []
+    for is_shared in (False, True):
+        net = nn.ModuleList([FullyConnected(4, 3), FullyConnected(4, 3)])
+        for layer in net:
+            nn.init.ones_(layer.weight)
+        if is_shared:
+            # another group for the second layer must not take it either
+            net[1].weight, net[1].lr_mult = net[0].weight, 0.5
+        optimizer = optimizers.build(OptimizerConfig(optimizer=name, mom=0.9), net, CPU)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        assert len(parameters) == len(set(parameters)) == (3 if is_shared else 4)
+        net[0].weight.grad = torch.full((3, 4), 0.5)
+        optimizers.set_lr(optimizer, 0.1)
+        with torch.no_grad():
+            optimizers.stepper(optimizer)()
+        steps.append(net[0].weight.detach().clone())
+    assert torch.equal(*steps)
+
+
 #: made by `mxnet.optimizer` 1.9.1 with wd 0.01, gradients down to 1e-3 and a rate that falls twice
 RECORDED = json.loads((Path(__file__).parent / "fixtures" / "optimizers.json").read_text())
 #: the rules that are torch's: docs/differences.md says where they differ

@@ -156,13 +156,16 @@ _CLASSES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 def _groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Return the parameters in groups of one multiplier of the weight decay and one of the learning rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
     for module in model.modules():
         attrs = module.attrs if isinstance(module, Layer) else {}
         lr_mult = float(attrs.get("__lr_mult__", 1))  # in the symbol, so in every checkpoint
         wd_mult = float(attrs.get("__wd_mult__", 1))
         lr_mult *= float(getattr(module, "lr_mult", 1))  # set by fine-tuning, kept in no file
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
+            # a weight that two layers share is stepped once, with the multipliers of the first
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
                 # MXNet decays names that end in _weight or _gamma (optimizer.py, set_wd_mult).
                 decays = wd_mult if name in ("weight", "gamma") else 0.0
                 # what normalisations of other packages call weight has one dimension as well
