@@ -14,6 +14,7 @@ from torch import nn
 from imgcls import graph
 from imgcls.config.sections import OPTIMIZERS, OptimizerConfig
 from imgcls.errors import DataError, UsageError
+from imgcls.formats.symbol import Node
 from imgcls.layers import BatchNorm, Convolution, FullyConnected
 from imgcls.optim import optimizers
 from imgcls.optim.muon import orthogonal
@@ -120,6 +121,18 @@ def test_lars_is_that_of_mxnets_lbsgd(num_batches: int) -> None:
     ones = [{kind: np.ones_like(value, np.float32) for kind, value in RECORDED["start"].items()}]
     ((weight, _),) = stepped("lbsgd", ones, zeros, [0.5], lars_batch_size=batch_size)
     np.testing.assert_allclose(weight, -0.005, rtol=1e-6)
+
+
+def test_the_multipliers_of_a_variable_are_its_own() -> None:
+    layer = FullyConnected(4, 3, extra={"__lr_mult__": "0.5"})
+    # as a symbol is read: MXNet looks at the variable and not at the operator
+    layer.variables = {"weight": Node("null", "w", {"__lr_mult__": "0.25", "__wd_mult__": "0"})}
+    groups = optimizers.build(OptimizerConfig(wd=0.1), layer, CPU).param_groups
+    assert [(group["lr_mult"], group["weight_decay"]) for group in groups] == [(0.25, 0.0), (0.5, 0.0)]
+    for text in ("fast", "nan", "inf"):
+        layer.variables["weight"].attrs["__lr_mult__"] = text
+        with pytest.raises(UsageError, match=f"the network has {text} and 0 as multipliers"):
+            optimizers.build(OptimizerConfig(), layer, CPU)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])

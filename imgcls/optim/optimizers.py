@@ -8,6 +8,7 @@ and decide when. `docs/differences.md` says where torch's update differs from MX
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from imgcls.config.sections import OPTIMIZERS, OptimizerConfig
-from imgcls.errors import UsageError, unknown
+from imgcls.errors import UsageError, unknown, verbatim
 from imgcls.layers import Layer
 from imgcls.optim.adadelta import AdaDelta
 from imgcls.optim.adagrad import AdaGrad
@@ -153,19 +154,39 @@ _CLASSES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+def _multipliers(module: nn.Module, name: str) -> tuple[float, float]:
+    """Return the multipliers of the learning rate and of the weight decay that a symbol has for a parameter.
+
+    MXNet looks at the variable: its own attributes, where it was read from a file, else those of its layer.
+    UsageError for a multiplier that is no finite number.
+    """
+    if not isinstance(module, Layer):
+        return 1.0, 1.0
+    attrs = module.variables[name].attrs if name in module.variables else module.attrs
+    texts = attrs.get("__lr_mult__", "1"), attrs.get("__wd_mult__", "1")
+    try:
+        lr_mult, wd_mult = map(float, texts)
+    except ValueError:
+        lr_mult = wd_mult = math.nan
+    if not (math.isfinite(lr_mult) and math.isfinite(wd_mult)):
+        found = verbatim(" and ".join(texts))
+        raise UsageError(f"the network has {found} as multipliers of learning rate and weight decay for the "
+                         f"{name} of a {module.op}: they must be numbers")
+    return lr_mult, wd_mult
+
+
 def _groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Return the parameters in groups of one multiplier of the weight decay and one of the learning rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for module in model.modules():
-        attrs = module.attrs if isinstance(module, Layer) else {}
-        lr_mult = float(attrs.get("__lr_mult__", 1))  # in the symbol, so in every checkpoint
-        wd_mult = float(attrs.get("__wd_mult__", 1))
-        lr_mult *= float(getattr(module, "lr_mult", 1))  # set by fine-tuning, kept in no file
         for name, parameter in module.named_parameters(recurse=False):
             # a weight that two layers share is stepped once, with the multipliers of the first
             if parameter.requires_grad and parameter not in seen:
                 seen.add(parameter)
+                # in the symbol, so in every checkpoint; fine-tuning's own is kept in no file
+                lr_mult, wd_mult = _multipliers(module, name)
+                lr_mult *= float(getattr(module, "lr_mult", 1))
                 # MXNet decays names that end in _weight or _gamma (optimizer.py, set_wd_mult).
                 decays = wd_mult if name in ("weight", "gamma") else 0.0
                 # what normalisations of other packages call weight has one dimension as well
