@@ -28,6 +28,7 @@ from imgcls.formats import params, symbol
 from imgcls.layers import Layer
 from imgcls.networks import _packages, alexnet_towers, resnext
 from imgcls.networks._residual import ResNetSpec
+from imgcls.training import network_size
 
 
 class Case(NamedTuple):
@@ -361,6 +362,16 @@ def test_torchvision() -> None:
         foreign("torchvision", "resnet18", (1, 64, 64))
     with pytest.raises(UsageError, match=r"3,64,64: torchvision:vit_b_16 cannot run at it: .*; try 3,224"):
         foreign("torchvision", "vit_b_16")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError])
+def test_an_image_that_a_network_cannot_take_is_an_error_of_the_shape(error: type[Exception]) -> None:
+    class Picky(nn.Module):
+        def forward(self, _data: torch.Tensor) -> torch.Tensor:
+            raise error("wrong image height")
+
+    with pytest.raises(UsageError, match=r"image_shape 3,8,8: the network cannot take it \(wrong image height\)"):
+        network_size.count_classes(Picky(), (3, 8, 8))
 
 
 def test_torchvision_networks_with_two_heads_give_one() -> None:

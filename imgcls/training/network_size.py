@@ -100,7 +100,8 @@ def _try_blank_image(model: nn.Module, image_shape: Sequence[int]) -> Tensor:
         model.eval()
         with torch.no_grad():
             return model(torch.zeros(1, *image_shape, device=device))
-    except RuntimeError as error:
+    # torch's, those of layers of ours, and those of torchvision and timm
+    except (RuntimeError, ValueError, AssertionError, LookupError, ArithmeticError) as error:
         if is_out_of_memory(error):
             raise
         # what torch says first has the sizes in it
