@@ -264,3 +264,10 @@ def test_the_header_is_not_pixels() -> None:
     assert second.offset > HEADER_BYTES
     assert second.offset % 64 == 0
     np.testing.assert_array_equal(cache.pixels(2, second), pixels)
+
+
+@pytest.mark.parametrize(("size", "text"), [
+    (0.1e9, "0.1 GB"), (45.3e9, "45.3 GB"), (999.7e9, "1,000 GB"), (1.234e12, "1,234 GB"), (5e7, "50 MB"),
+    (300, "0.3 kB"), (12, "12 bytes")])
+def test_sizes_for_people(size: float, text: str) -> None:
+    assert decoded_cache._bytes(size) == text

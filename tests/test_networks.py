@@ -374,6 +374,13 @@ def test_an_image_that_a_network_cannot_take_is_an_error_of_the_shape(error: typ
         network_size.count_classes(Picky(), (3, 8, 8))
 
 
+@pytest.mark.parametrize(("number", "text"), [
+    (12, "12"), (999.4, "999"), (999.6, "1 k"), (999_400, "999 k"), (999_700, "1 M"), (1_234_567, "1.23 M"),
+    (999.7e6, "1 G"), (45e9, "45 G"), (1.24e12, "1.24 T")])
+def test_numbers_for_people_have_three_digits_and_a_unit(number: float, text: str) -> None:
+    assert network_size.short(number) == text
+
+
 def test_torchvision_networks_with_two_heads_give_one() -> None:
     pytest.importorskip("torchvision")
     with torch.device("meta"):

@@ -212,5 +212,6 @@ def _bytes(size: float) -> str:
     """Return a size for people: in GB, the unit of the limits, from a tenth of one on."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor / 10:
-            return f"{size / factor:.3g} {unit}"
+            value = size / factor
+            return f"{value:,.0f} {unit}" if value >= 999.5 else f"{value:.3g} {unit}"
     return f"{size:.0f} bytes"

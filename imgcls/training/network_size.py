@@ -82,8 +82,8 @@ def count_classes(model: nn.Module, image_shape: Sequence[int]) -> int:
 
 def short(number: float) -> str:
     """Return a number for people: 1234567 -> '1.23 M', 12 -> '12'."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * size:  # three digits make a million of 999,700
             return f"{number / size:.3g} {unit}"
     return f"{number:.3g}"
 
