@@ -285,6 +285,14 @@ def test_names_that_no_module_can_have() -> None:
     assert "in_1*1-conv" in dict(model.named_modules())
 
 
+def test_many_names_that_become_one_take_no_time_for_each_pair() -> None:
+    names = [chr(0x4e00 + number) for number in range(1000)]
+    net = chain(*(("Activation", name, {"act_type": "relu"}) for name in names), FC)
+    model = graph.from_symbol(net, input_shape=(4,))
+    assert [node.name for node in graph.to_symbol(model).nodes if node.op == "Activation"] == names
+    assert max(map(len, dict(model.named_modules()))) < 10
+
+
 def test_variables_keep_names_and_attributes_of_their_own() -> None:
     """As gluon exports them: not the operator's name, and with shapes and multipliers."""
     attrs = {"__shape__": "(3, 4)", "__lr_mult__": "0.5"}

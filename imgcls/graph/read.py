@@ -12,6 +12,7 @@ import math
 import operator
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -94,6 +95,8 @@ class _Reader:
         self.owners: dict[int, tuple[Layer, str]] = {}
         #: how many values there are that come from no file
         self.num_new_values = 0
+        #: how many other names were tried for each name that was taken
+        self.num_alike: Counter[str] = Counter()
 
     def module(self) -> fx.GraphModule:
         data = self._find_input()
@@ -224,12 +227,15 @@ class _Reader:
         The names of modules become part of the source code that fx writes and runs, and a file may call a
         node anything: only characters that cannot leave a string or a word of Python are let through.
         """
-        key = re.sub(r"[^\w*+:/@-]", "_", name, flags=re.ASCII) or "node"
+        key = stem = re.sub(r"[^\w*+:/@-]", "_", name, flags=re.ASCII) or "node"
         # Names that a GraphModule uses itself, or that fx gives the image in its source.
         taken = ("data", "graph", "meta")
         while keyword.iskeyword(key) or key in taken or any(
                 hasattr(owner, key) for owner in (self.root, fx.GraphModule)):
-            key += "_"
+            # numbers and not more underscores: a file may have any number of names that become one, each of
+            # which would be compared with all before it
+            self.num_alike[stem] += 1
+            key = f"{stem}_" if self.num_alike[stem] == 1 else f"{stem}_{self.num_alike[stem]}"
         layer.node_name = "" if key == name else name
         self.root.add_module(key, layer)
         return key
