@@ -6,10 +6,12 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import run_cli
 
 import imgcls
@@ -81,6 +83,17 @@ def test_of_a_run_that_goes_on_it_tells_the_rest(tmp_path: Path, capsys: pytest.
     out = capsys.readouterr().out
     assert "(3 epochs)" in out
     assert "copy:         nothing to do: the images are in memory already" in out
+    assert command.main([*flags, "--num-epochs", "0", "--load-epoch", "auto", "--dry-run"]) == 0
+    assert "(0 epochs)" in capsys.readouterr().out, "fewer than are done"
+
+
+def test_the_files_of_a_network_without_a_symbol_are_told() -> None:
+    config = resolve.build({}, {"model_prefix": "m/x", "keep_best": True})
+    trainer = SimpleNamespace(model=torch.nn.Linear(2, 2))
+    files = dry_run._describe_files(trainer, config)  # type: ignore[arg-type]
+    assert "m/x-network.json, m/x-meta.json" in files
+    assert "m/x-best.json" in files
+    assert "symbol" not in files
 
 
 @pytest.mark.slow  # three processes load torch

@@ -21,6 +21,7 @@ from imgcls.config.resolve import Config
 from imgcls.data.loaders.batch import Batch
 from imgcls.distributed.process_group import Worker
 from imgcls.errors import spell_settings, tell, verbatim
+from imgcls.layers import Layer
 from imgcls.storage import memory
 from imgcls.storage.paths import to_path
 from imgcls.training import timing
@@ -53,7 +54,8 @@ def measure(trainer: Trainer, position: Position, config: Config) -> dict[str, f
     epoch_s = together_s * loader.batches_per_epoch + _validation_s(trainer) / config.train.val_period
     # a resumed run has done a part already
     done = position.epoch + position.batch / max(loader.batches_per_epoch, 1)
-    run_s = epoch_s * max(config.train.num_epochs - done, 0.0)
+    num_left = max(config.train.num_epochs - done, 0.0)
+    run_s = epoch_s * num_left
     if not worker.rank:
         parts = {"loader": loader_s, "copy": copy_s, "network": step_s}
         lines = {"dry run": "nothing was written; these are the times of a few batches",
@@ -61,7 +63,7 @@ def measure(trainer: Trainer, position: Position, config: Config) -> dict[str, f
         lines |= {name: _describe_part(seconds, loader.batch_size) for name, seconds in parts.items()}
         lines["together"] = f"{_describe_part(together_s, loader.batch_size)}; {_limit(parts, worker)}"
         lines["an epoch"] = f"about {duration(epoch_s)}, validation included"
-        lines["the run"] = f"about {duration(run_s)} ({config.train.num_epochs - done:g} epochs)"
+        lines["the run"] = f"about {duration(run_s)} ({num_left:g} epochs)"
         lines["memory"] = _describe_memory(worker.device)
         for name, text in lines.items():
             tell(spell_settings(f"{name + ':':<14}{text}", config.spelling), sys.stdout)
@@ -162,11 +164,14 @@ def _describe_files(trainer: Trainer, config: Config) -> str:
     num_saved = math.ceil(epochs / period)
     tensors = [*trainer.model.parameters(), *trainer.model.buffers()]
     weights_mib = sum(tensor.numel() * 4 for tensor in tensors) / _MIB
-    names = ["-symbol.json", "-meta.json", "-metrics.jsonl"]
+    # as the checkpoint decides it: networks of other packages have no symbol
+    has_symbol = any(isinstance(module, Layer) for module in trainer.model.modules())
+    names = ["-symbol.json" if has_symbol else "-network.json", "-meta.json", "-metrics.jsonl"]
     names += ["-report.html"] if report.report_page else []
     # files that the settings do not ask for are not listed
     names += ["-tensorboard/"] if report.tensorboard else []
     names += ["-mean.bin"] if config.augment.mean_image else []
+    names += ["-best.json"] if config.early_stopping.patience or config.early_stopping.keep_best else []
     first = min(period, epochs)
     return (f"{prefix}-{first:04d}.params to -{epochs:04d}.params ({num_saved} of {weights_mib:.1f} MiB, and "
             f".states beside them), {', '.join(prefix + name for name in names)}{log_file}")
