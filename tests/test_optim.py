@@ -293,6 +293,20 @@ def test_states_are_mxnets_arrays(name: str) -> None:
             np.testing.assert_allclose(optimizer.state[q][kind], value, rtol=2e-5, atol=2e-5, err_msg=kind)
 
 
+@pytest.mark.parametrize(("name", "kinds"), [
+    ("adam", ("step", "exp_avg")), ("adamw", ("exp_avg", "exp_avg_sq")), ("adamax", ("step", "exp_avg_sq")),
+    ("nadam", ("step", "exp_avg", "exp_avg_sq"))])
+def test_half_a_state_of_torchs_is_refused(name: str, kinds: tuple[str, ...]) -> None:
+    net = FullyConnected(4, 3)
+    optimizer = optimizers.build(OptimizerConfig(optimizer=name), net, CPU)
+    tensors = {f"{parameter}/{kind}": torch.ones(()) if kind == "step" else torch.ones(p.shape)
+               for parameter, p in net.named_parameters() for kind in kinds}
+    names = graph.parameter_names(net)
+    tensors = {f"{names[path.split('/')[0]]}/{path.split('/')[1]}": tensor for path, tensor in tensors.items()}
+    with pytest.raises(DataError, match="the optimizer state is not that of"):
+        restore_optimizer(net, optimizer, Saved("x", {}, Position(), tensors, type(optimizer).__name__))
+
+
 def test_states_that_torch_kept_of_today_s_rules_are_gone_on_with() -> None:
     net = Small()
     optimizer = optimizers.build(OptimizerConfig(optimizer="rmsprop"), net, CPU)

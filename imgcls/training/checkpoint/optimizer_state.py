@@ -16,6 +16,12 @@ from imgcls.training.checkpoint.position import Saved
 _FORMER = {"RMSprop": ("RMSProp", {"square_avg": "n"}), "Adagrad": ("AdaGrad", {"sum": "history"}),
            "Adadelta": ("AdaDelta", {"square_avg": "acc_g", "acc_delta": "acc_delta"})}
 
+#: torch's class -> all that it keeps of a parameter after the first step; sgd may keep nothing
+_OF_TORCH = {"Adam": frozenset(("step", "exp_avg", "exp_avg_sq")),
+             "AdamW": frozenset(("step", "exp_avg", "exp_avg_sq")),
+             "Adamax": frozenset(("step", "exp_avg", "exp_inf")),
+             "NAdam": frozenset(("step", "mu_product", "exp_avg", "exp_avg_sq"))}
+
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return "MXNET_NAME/kind" -> tensor on the CPU, for everything the optimizer remembers of `model`."""
@@ -56,8 +62,10 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, saved:
         if tensor.ndim:  # in the memory order of the weights: fused steps walk both side by side
             tensor = torch.empty_like(parameters[name], dtype=tensor.dtype).copy_(tensor)
         by_parameter.setdefault(parameters[name], {})[kind] = tensor.detach()
-    is_whole = not isinstance(optimizer, Rule) or all(
-        kinds.keys() == optimizer.kinds(p) for p, kinds in by_parameter.items())
+    # what lacks one of its tensors would be found by torch, as a KeyError at the first step
+    needed = _OF_TORCH.get(type(optimizer).__name__, frozenset())
+    is_whole = all(kinds.keys() == optimizer.kinds(p) if isinstance(optimizer, Rule)
+                   else needed <= kinds.keys() for p, kinds in by_parameter.items())
     if not is_whole:
         raise DataError(saved.path, f"the optimizer state is not that of {type(optimizer).__name__}")
     # torch numbers parameters through its groups, whose order need not be that of the network
