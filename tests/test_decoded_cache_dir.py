@@ -287,6 +287,23 @@ def test_what_was_used_longest_ago_makes_room(source: RecordSource, tmp_path: Pa
     del first
 
 
+def test_a_cache_that_goes_while_the_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, there = (tmp_path / f"imgcls-decoded-{number:016x}.pixels" for number in range(2))
+    for path in (gone, there):
+        path.write_bytes(b"x")
+    real = os.scandir
+
+    def scan(folder: str) -> Iterator[os.DirEntry[str]]:
+        entries = list(real(folder))
+        gone.unlink()
+        return iter(entries)
+
+    folder = decoded_folder.Folder(str(tmp_path), 1.0, 0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scan)
+        assert [path for _, _, path in folder._others("x")] == [str(there)]
+
+
 def test_wrong_folders(source: RecordSource, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     os.symlink("nowhere", tmp_path / "link")

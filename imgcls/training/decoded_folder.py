@@ -148,7 +148,10 @@ class Folder:
         for entry in os.scandir(self.path):
             name, suffix = os.path.splitext(entry.path)
             if suffix == _PIXELS and _NAME.fullmatch(os.path.basename(name)) and name not in own:
-                status = entry.stat(follow_symlinks=False)
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # another run has just removed it
+                    continue
                 # blocks and not the length: a file with holes takes less
                 yield status.st_mtime, 512 * status.st_blocks, entry.path
 
