@@ -10,6 +10,8 @@ import pytest
 from conftest import run_cli, write_digits
 
 from imgcls.cli import train as command
+from imgcls.data.loaders.batch import Batch
+from imgcls.errors import LostDataError
 from imgcls.formats import params
 from imgcls.training.accumulation import Accumulation
 
@@ -82,3 +84,28 @@ def test_a_position_is_saved_between_two_steps(digits: Path, tmp_path: Path, mon
     monkeypatch.setattr(trainer.Trainer, "handle_stop_request", note)
     train(digits, tmp_path / "m", "--num-epochs", 2, "--batch-size", 64, "--accumulate", 2)
     assert [pair for pair in seen if pair[1]] == [(0, 2), (0, 4), (0, 5), (1, 2), (1, 4), (1, 5)]
+
+
+def test_data_that_are_lost_inside_a_step_cost_none_of_its_batches(digits: Path, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    from imgcls.training import trainer
+
+    flags = ("--num-epochs", 2, "--batch-size", 64, "--accumulate", 2)
+    undisturbed = train(digits, tmp_path / "whole", *flags)
+    take = trainer.Trainer.train_step
+
+    def lose(self: trainer.Trainer, batch: Batch, update: int) -> None:
+        if update == 4:
+            raise LostDataError("x.rec", "was cut while it was in use", 0)
+        take(self, batch, update)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "train_step", lose)
+        with pytest.raises(AssertionError):
+            train(digits, tmp_path / "m", *flags)
+    assert "in epoch 0, batch 2 the position was saved" in capsys.readouterr().err
+    resumed = train(digits, tmp_path / "m", *flags, "--load-epoch", "auto")
+    for name, value in undisturbed.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)

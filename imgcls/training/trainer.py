@@ -63,6 +63,8 @@ class Trainer:
         self.transforms = transforms
         self.average = average
         self.position = Position()
+        #: the same at the last step: with `accumulate`, the batches after it are in no weight yet
+        self._position_of_step = self.position
         self._accumulation = Accumulation(updater.num_accumulated, loader)
         # dropout and stochastic depth; seeding torch costs more than a small network's forward pass, so that
         # it is done only where something draws from it
@@ -77,10 +79,12 @@ class Trainer:
                                             world=self.sharing.worker.world_size,
                                             num_threads=self.sharing.worker.num_threads,
                                             dtype=self.updater.precision.name)
+        self._position_of_step = self.position
         try:
             return self._fit()
-        except LostDataError as error:  # between two steps, so what was learned is whole
-            raise self.saver.save_after_loss(error, self.model, self.updater, self.position) from error
+        except LostDataError as error:  # between two batches, so what was learned is whole
+            position = self._position_of_step
+            raise self.saver.save_after_loss(error, self.model, self.updater, position) from error
         finally:
             self._shared_cores.close()
 
@@ -136,6 +140,7 @@ class Trainer:
             # Between two steps: a signal may request an end, or it may be time to save a position.
             if self._accumulation.window(self.position.update).is_last:
                 self.handle_stop_request()
+                self._position_of_step = self.position
         return self._end_epoch(epoch, num_samples, time.perf_counter() - epoch_started)
 
     def train_step(self, batch: Batch, update: int) -> None:
@@ -273,4 +278,5 @@ class Trainer:
         self.position = Position(epoch=epoch + 1, update=update, batch_size=self.position.batch_size,
                                  world=self.position.world, num_threads=self.position.num_threads,
                                  dtype=self.position.dtype)
+        self._position_of_step = self.position
         return values
