@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, run_cli
 
 from imgcls.cli import score
@@ -146,6 +147,32 @@ def test_log_file_has_the_first_generations_prefix(folder: Path, tmp_path: Path)
     text = (tmp_path / "logs" / "run.log").read_text()
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} Node\[0\] Epoch\[0\] Train-accuracy=", text,
                      re.MULTILINE)
+
+
+def test_the_monitor_numbers_several_outputs() -> None:
+    from imgcls import graph
+    from imgcls.layers import ElementwiseAdd, FullyConnected
+    from imgcls.layers.operation import Operation
+    from imgcls.training.monitor import Monitor
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.plus = FullyConnected(4, 6), ElementwiseAdd()
+            self.split = Operation("SliceChannel", num_outputs=2)
+            torch.nn.init.ones_(self.fc1.weight)
+
+        def forward(self, data: torch.Tensor) -> torch.Tensor:
+            return self.plus(*self.split(self.fc1(data)))
+
+    model = Net()
+    monitor = Monitor(model, graph.parameter_names(model))
+    monitor.begin()
+    model(torch.ones(2, 4)).sum().backward()
+    names = [line.split()[2] for line in monitor.end(1)]
+    outputs = ["fc1_output", "split_output0", "split_output1", "plus_output"]
+    assert names == [*outputs, *(name.replace("_output", "_backward_output") for name in outputs),
+                     "fc1_weight", "fc1_weight_grad", "fc1_bias", "fc1_bias_grad"]
 
 
 def test_monitor_test_io_and_benchmark(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

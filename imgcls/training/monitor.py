@@ -40,7 +40,8 @@ class Monitor:
         tensors = list(self._outputs)
         for name, output in self._outputs:
             if output.grad is not None:
-                tensors.append((name.removesuffix("_output") + "_backward_output", output.grad))
+                layer, _, number = name.rpartition("_output")
+                tensors.append((f"{layer}_backward_output{number}", output.grad))
         for key, parameter in self._model.named_parameters():
             name = self._names.get(key, key)
             tensors.append((name, parameter))
@@ -48,11 +49,15 @@ class Monitor:
                 tensors.append((f"{name}_grad", parameter.grad))
         return [f"Batch: {update:7d} {name:30s} {_size(tensor):.8g}\t" for name, tensor in tensors]
 
-    def _make_hook(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            if output.requires_grad:
-                output.retain_grad()  # torch keeps the gradients of parameters only
-            self._outputs.append((name, output))
+    def _make_hook(self, name: str) -> Callable[[nn.Module, object, Tensor | tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            # MXNet numbers the outputs of an operator that has several
+            named = ([(f"{name}{number}", tensor) for number, tensor in enumerate(output)]
+                     if isinstance(output, tuple) else [(name, output)])
+            for _, tensor in named:
+                if tensor.requires_grad:
+                    tensor.retain_grad()  # torch keeps the gradients of parameters only
+            self._outputs += named
         return hook
 
 
