@@ -69,6 +69,13 @@ def test_what_cannot_be_resized_is_refused() -> None:
     assert make_resizing(TrainConfig(), (3, 16, 16), pooled, CPU) is None
     with pytest.raises(UsageError, match="does not run on images of 8 x 8"):
         make_resizing(config, (3, 16, 16), nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), CPU)
+    class OfOneSize(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            torch._assert(images.shape[2] == 16, "Wrong image height!")
+            return images
+
+    with pytest.raises(UsageError, match="does not run on images of 8 x 8"):
+        make_resizing(config, (3, 16, 16), OfOneSize(), CPU)
     with pytest.raises(UsageError, match="is of flat rows"):
         make_resizing(config, (784,), pooled, CPU)
     with pytest.raises(UsageError, match="the first must not be after the second"):

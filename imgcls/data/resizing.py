@@ -73,7 +73,8 @@ def make_resizing(config: TrainConfig, image_shape: tuple[int, ...], model: nn.M
     try:  # a classifier behind a map of fixed size fails only when it sees another
         with torch.no_grad():
             model.eval()(torch.zeros(1, image_shape[0], height, width, device=device))
-    except (RuntimeError, ValueError) as error:
+    # torchvision and timm assert that an image has the size of their position embedding
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise UsageError(f"{what}: the network does not run on images of {height} x {width}; one that "
                          "averages its last map (resnet, mobilenet, ...) does") from error
     finally:
