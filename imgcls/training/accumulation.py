@@ -39,7 +39,8 @@ class Accumulation:
         index = (update - 1) % self._batches_per_epoch
         first = index // self.count * self.count
         end = min(first + self.count, self._batches_per_epoch)
-        total = sum(map(self._size, range(first, end)))
+        # not a sum over the window: a step may be of a whole epoch, and this is computed for each batch
+        total = (end - first - 1) * self._batch_size + self._size(end - 1)
         return Window(index == first, index == end - 1, self._size(index) / total)
 
     def _size(self, index: int) -> int:
