@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 import time
 from pathlib import Path
@@ -166,6 +167,11 @@ def test_a_budget_is_kept_and_gone_on_with(digits: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "m-0004.params").exists()
     assert train(digits, *flags, "--num-epochs", 5) == 2
     assert "contradict each other" in capsys.readouterr().err
+    meta = json.loads((tmp_path / "m-meta.json").read_text())
+    meta["chosen"]["num_epochs"] = "many"
+    (tmp_path / "m-meta.json").write_text(json.dumps(meta))
+    assert train(digits, *flags, "--load-epoch", "1") == 1
+    assert "m-0001.params: the meta data beside it: " in capsys.readouterr().err
 
 
 def test_a_teacher_takes_its_part_of_a_budget(digits: Path, tmp_path: Path,

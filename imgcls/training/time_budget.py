@@ -26,7 +26,7 @@ from imgcls.config.sections import TrainConfig
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.resizing import Resizing, make_resizing
 from imgcls.distributed.process_group import Worker
-from imgcls.errors import UsageError
+from imgcls.errors import DataError, UsageError
 from imgcls.optim import optimizers
 from imgcls.training.checkpoint import Saved
 from imgcls.training.kept_preprocessing import read_noted
@@ -75,9 +75,12 @@ def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader
     # measured again the speed might give another number, and so another schedule in the middle of
     # a run
     before = (read_noted(saved, worker).get("chosen") or {}) if saved is not None else {}
-    if before.get("num_epochs"):
-        return with_epochs(config, convert(FIELDS["num_epochs"], before["num_epochs"]),
-                           convert(FIELDS["progressive_scale"], before.get("progressive_scale", 1.0)))
+    if saved is not None and before.get("num_epochs"):
+        try:
+            return with_epochs(config, convert(FIELDS["num_epochs"], before["num_epochs"]),
+                               convert(FIELDS["progressive_scale"], before.get("progressive_scale", 1.0)))
+        except UsageError as error:
+            raise DataError(f"{saved.path}: the meta data beside it", str(error)) from error
     started = time.perf_counter()
     scales = allowed_scales(config, model, worker.device)
     seconds = min(_PART * budget_s, _MAX_SECONDS) / (2 if scales else 1)
