@@ -145,6 +145,19 @@ def test_fewer_images_more_epochs_and_smaller_batches(count: int, epochs: int, b
         assert set(chosen) == set(why) <= set(auto_settings.CHOSEN)
 
 
+def test_several_workers_share_the_batch_that_is_chosen() -> None:
+    alone, _ = auto_settings.settings_for(config_of(), 5000, is_pretrained=False)
+    shared, reasons = auto_settings.settings_for(config_of(), 5000, is_pretrained=False, num_workers=4)
+    assert (alone["batch_size"], shared["batch_size"]) == (128, 32)
+    assert shared["lr"] == alone["lr"]
+    assert reasons["batch_size"] == "40 updates an epoch of 5,000 images with 4 workers"
+    # a batch of the user's is that of each worker
+    given, _ = auto_settings.settings_for(config_of("--batch-size", "32"), 5000, is_pretrained=False, num_workers=4)
+    assert given["lr"] == alone["lr"]
+    many, _ = auto_settings.settings_for(config_of(), 20, is_pretrained=False, num_workers=64)
+    assert many["batch_size"] == 1
+
+
 @pytest.mark.parametrize(("flags", "left_out", "lr"), [
     (["--num-epochs", "5"], {"num_epochs"}, 0.0125), (["--batch-size", "64"], {"batch_size"}, 0.05),
     (["--rgb-mean", "0"], {"rgb_std"}, 0.0125), (["--image-shape", "1,28,28"], {"rgb_std"}, 0.0125),

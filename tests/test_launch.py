@@ -190,6 +190,7 @@ def test_one_quoted_string_is_a_command() -> None:
 
 @pytest.mark.parametrize(("text", "processes", "gpus"), [
     ("train --gpus 0,1,3", 3, 3), ("train --gpus=0,1", 2, 2), ("train --gpus 0", 1, 1), ("train", 1, 0),
+    ("train --gpu 0,1", 2, 2), ("train --workers 2", 2, 0), ("train --g 0,1", 1, 0),
     ("train --workers_per_host 2", 2, 0), ("train --gpus", 1, 0), ("train --gpus none", 1, 0)])
 def test_devices_of_a_command(text: str, processes: int, gpus: int) -> None:
     assert (command.count_devices(text.split()), command.count_gpus(text.split())) == (processes, gpus)

@@ -19,6 +19,8 @@ from imgcls.errors import UsageError
 #: variables that MXNet's launcher passed on to other hosts
 PASSED_VARIABLES = ("OMP_NUM_THREADS", "KMP_AFFINITY", "LD_LIBRARY_PATH", "AWS_ACCESS_KEY_ID",
                     "AWS_SECRET_ACCESS_KEY", "DMLC_INTERFACE")
+#: characters of the shortest beginning of a flag that is taken for it, `--gp`
+_MIN_NAME = 4
 
 
 def split_command(arguments: Sequence[str]) -> list[str]:
@@ -37,12 +39,16 @@ def split_command(arguments: Sequence[str]) -> list[str]:
 
 
 def flag_value(command: Sequence[str], flag: str) -> str:
-    """Return what a flag of the command is set to, the last time it is given; "" where it is not given."""
+    """Return what a flag of the command is set to, the last time it is given; "" where it is not given.
+
+    It may be given by its beginning, as in `--gpu 0,1`.
+    """
     value = ""
     for argument, following in zip(command, [*command[1:], ""], strict=True):
         name, equals, text = argument.partition("=")
         # the last one counts, as for argparse; MXNet's scripts spell some flags with underscores
-        if name.replace("_", "-") == flag:
+        name = name.replace("_", "-")
+        if len(name) >= _MIN_NAME and flag.startswith(name):
             value = text if equals else following
     return value
 

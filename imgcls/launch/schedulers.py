@@ -102,7 +102,7 @@ def kubernetes_trainjob(batch: BatchScript) -> str:
     if batch.env:
         lines.append("    env:")
         for name, text in batch.env.items():
-            lines += [f"    - name: {name}", f"      value: {quoted(text)}"]
+            lines += [f"    - name: {quoted(name)}", f"      value: {quoted(text)}"]
     if batch.gpus:
         lines += ["    resourcesPerNode:", "      limits:", f"        nvidia.com/gpu: {batch.gpus}"]
     return "\n".join([*lines, ""])

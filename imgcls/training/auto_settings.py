@@ -82,7 +82,8 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
     is_for_choice = is_pretrained or isinstance(splits.train, FolderSource)
     if count >= _MANY_IMAGES or not count or not is_for_choice or _is_whole(config):
         return config
-    values, reasons = settings_for(config, count, is_pretrained=is_pretrained)
+    num_workers = 1 if worker.is_async else worker.num_workers
+    values, reasons = settings_for(config, count, is_pretrained=is_pretrained, num_workers=num_workers)
     if not config.may_choose:
         if is_pretrained and not config.is_explicit(*_OF_RATES):
             reporter.info(_advice(values, count))
@@ -103,22 +104,27 @@ def choose(config: Config, splits: Splits, saved: Saved | None, worker: Worker, 
     return _with(config, values)
 
 
-def settings_for(config: Config, count: int, *, is_pretrained: bool) -> tuple[dict[str, Any], dict[str, str]]:
+def settings_for(config: Config, count: int, *, is_pretrained: bool,
+                 num_workers: int = 1) -> tuple[dict[str, Any], dict[str, str]]:
     """Return setting -> value for `count` training images, and setting -> why, for people.
 
-    Settings that the user gave are left out; the learning rate is for the batch size that will be used.
+    Settings that the user gave are left out; the learning rate is for the batch that will be used, which has
+    `batch_size` images of each of the `num_workers` workers.
     """
     begin = "pretrained weights" if is_pretrained else "scratch"
     # by the number of images alone: the effect of the number of classes was not measured
     limit, scratch, pretrained = next(row for row in _EPOCHS if count < row[0])
     batch_size = (config.data.batch_size if config.is_explicit("batch_size") else
-                  _batch_size(count, _MIN_BATCH_PRETRAINED if is_pretrained else _MIN_BATCH))
-    lr, why = _learning_rate(config, batch_size, is_pretrained=is_pretrained)
+                  max(_batch_size(count, _MIN_BATCH_PRETRAINED if is_pretrained else _MIN_BATCH)
+                      // num_workers, 1))
+    num_updates = math.ceil(count / (batch_size * num_workers))
+    lr, why = _learning_rate(config, batch_size * num_workers, is_pretrained=is_pretrained)
     chosen: dict[str, tuple[Any, str]] = {
         "num_epochs": (pretrained if is_pretrained else scratch,
                        f"from {begin}, with fewer than {limit:,} images"),
-        "batch_size": (batch_size, f"{_counted(-(-count // batch_size), 'update')} an epoch of "
-                                   f"{_counted(count, 'image')}"),
+        "batch_size": (batch_size, f"{_counted(num_updates, 'update')} an epoch of "
+                                   f"{_counted(count, 'image')}"
+                                   + (f" with {num_workers} workers" if num_workers > 1 else "")),
         "lr": (lr, f"{why} from {begin}"),
         # no step to choose, and the best of the schedules that need none
         "lr_schedule": ("cosine", "falls to 0 at the last update, with no steps to choose")}
@@ -133,7 +139,7 @@ def settings_for(config: Config, count: int, *, is_pretrained: bool) -> tuple[di
         chosen["rgb_std"] = (_STD, "of ImageNet's photographs: values of about 1 for any network")
     given = {*config.explicit, *_fixed_by_others(config)}
     num_epochs = config.train.num_epochs if "num_epochs" in given else chosen["num_epochs"][0]
-    if num_epochs * math.ceil(count / batch_size) == 1:
+    if num_epochs * num_updates == 1:
         given.add("lr_schedule")  # the only update is the last, where the rate is 0
     chosen = {name: row for name, row in chosen.items() if name not in given}
     return ({name: value for name, (value, _) in chosen.items()},

@@ -7,7 +7,6 @@ be the other without its borders (`cropped.py`).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -114,13 +113,6 @@ def _near_groups(thumbnails: np.ndarray, details: np.ndarray, rows: np.ndarray, 
     is_large = sizes[rows].max(1) > SMALL_SIDE
     bounds = np.where(sizes[rows].max(1) <= SMALL_SIDE, MIN_SMALL_CORRELATION, MIN_CORRELATION)
     parents = np.arange(len(rows))
-
-    def root(row: int) -> int:
-        while parents[row] != row:
-            parents[row] = parents[parents[row]]
-            row = int(parents[row])
-        return row
-
     # disable=None: a bar on a terminal, nothing in a file
     for start in tqdm(range(0, len(rows), _BLOCK), desc="near duplicates", disable=None, leave=False):
         for turned, is_asked in ((_same, np.ones_like(is_large)), (_mirrored, is_large)):
@@ -135,12 +127,32 @@ def _near_groups(thumbnails: np.ndarray, details: np.ndarray, rows: np.ndarray, 
             pairs = [(first[is_near], second[is_near])]
             if is_large.any():
                 pairs.append(_crops(block, start, turned, details[rows], is_large))
-            for left, right in itertools.chain.from_iterable(zip(*pair, strict=True) for pair in pairs):
-                parents[root(int(right))] = root(int(left))
-    roots = np.array([root(row) for row in range(len(rows))], np.int64)
+            for left, right in pairs:
+                _join(parents, left, right)
+    roots = _roots(parents, np.arange(len(rows)))
     order = np.argsort(roots, kind="stable")
     groups = np.split(rows[order], np.flatnonzero(np.diff(roots[order])) + 1)
     return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
+
+
+def _join(parents: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """Put the rows of each pair, int64 (P,) each, into one group; `parents` changes in place."""
+    order = np.argsort(left, kind="stable")
+    left, right = left[order], right[order]
+    starts = np.flatnonzero(np.diff(left, prepend=-1))
+    # all pairs of a row at once: images that are all alike have as many pairs as the square of their number
+    for start, end in zip(starts, np.append(starts[1:], len(left)), strict=True):
+        roots = _roots(parents, np.append(left[start], right[start:end]))
+        parents[roots] = roots[0]
+
+
+def _roots(parents: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the row that stands for the group of each of `rows`, int64; later calls take fewer steps."""
+    roots = parents[rows]
+    while (parents[roots] != roots).any():
+        roots = parents[roots]
+    parents[rows] = roots
+    return roots
 
 
 def _correlations(vectors: np.ndarray, first: np.ndarray, second: np.ndarray,

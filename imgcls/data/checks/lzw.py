@@ -17,18 +17,21 @@ _FIRST_STRING = 258
 _FIRST_OF_WIDTH = (254, 766, 1790)
 #: from one clear code to the next: a table has 4,096 strings
 _MAX_CODES = 4400
+#: bytes for each clear code at the least, beyond the first ones: each costs the time of a whole table here
+_MIN_BYTES, _FIRST_CLEARS = 256, 16
 
 
 def decoded_length(data: bytes) -> int | None:
     """Return how many bytes the codes stand for up to the end code; None where one of them is not valid.
 
-    All bits are used, from the highest of each byte on, as TIFF 6.0 has it.
+    All bits are used, from the highest of each byte on, as TIFF 6.0 has it. Data of little else than clear
+    codes, which no program writes, are not valid.
     """
     # three bytes more: a code may reach into the third byte
     stored = np.frombuffer(data + bytes(3), np.uint8).astype(np.uint32)
     widths, offsets = _widths()
     total = at = 0
-    while True:
+    for _ in range(_FIRST_CLEARS + len(data) // _MIN_BYTES):
         is_there = at + offsets + widths <= 8 * len(data)
         places, sizes = at + offsets[is_there], widths[is_there]
         byte = places >> 3
@@ -44,6 +47,7 @@ def decoded_length(data: bytes) -> int | None:
         if count == len(codes) or codes[count] == _END:
             return total
         at = int(places[count] + sizes[count])
+    return None
 
 
 @functools.cache

@@ -130,7 +130,8 @@ class Runner:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: other errors are raised, and reported by us
         # OMP_NUM_THREADS as for torch, since other processes may need the cores; 0: one per core
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+        num_threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a list has one for each level
+        options.intra_op_num_threads = int(num_threads) if num_threads.isdecimal() else 0
         with tempfile.TemporaryDirectory(prefix="imgcls-") as empty:
             # weights that the file says are in other files: there are none in this folder
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
