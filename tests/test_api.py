@@ -84,6 +84,8 @@ def test_pictures_are_read_from_files(tmp_path: Path) -> None:
     ((np.zeros((3, 5)), np.zeros(3)), {"image_shape": "1,2,3"}, "have 5 values"),
     ((np.zeros((3, 4, 4)), np.zeros(3)), {"num_epoch": 1}, "did you mean num_epochs"),
     ((np.zeros((3, 4, 4)), np.zeros(3)), {"test_io": True}, "test_io: reads the data and trains nothing"),
+    ((np.zeros((3, 4, 4)), np.zeros(3)), {"find_lr": "lr.svg"}, "find_lr: trains nothing that stays"),
+    ((np.zeros((3, 4, 4)), np.zeros(3)), {"find_batch_size": "b.svg"}, "imgcls-train --find-batch-size"),
 ])
 def test_wrong_arguments(train: object, settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from imgcls.cli import doctor
-from imgcls.data.checks import clean, duplicates
+from imgcls.data.checks import clean, duplicates, lzw
 from imgcls.data.checks import labels as label_checks
 from imgcls.data.checks.decoder_warnings import DecoderWarnings
 from imgcls.data.checks.tiff import damage_of_tiff
@@ -405,6 +405,18 @@ def test_many_images_that_are_all_alike_take_little_memory() -> None:
     tracemalloc.stop()
     assert [group.tolist() for group in groups] == [list(range(600))]
     assert peak < 300e6
+
+
+def test_codes_of_lzw_are_counted_and_clear_codes_bounded() -> None:
+    def packed(*codes: int) -> bytes:  # 9 bits each
+        bits = "".join(f"{code:09b}" for code in codes)
+        return int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+
+    assert lzw.decoded_length(packed(256, 7, 258, 259, 257)) == 6
+    assert lzw.decoded_length(packed(256, 7, 256, 256, 8, 257)) == 2
+    assert lzw.decoded_length(packed(256, 7, 259, 257)) is None  # not defined yet
+    # a megabyte of clear codes would cost a table for every 9 bits
+    assert lzw.decoded_length(packed(*[256] * 8) * 100_000) is None
 
 
 def test_names_of_many_classes_are_compared_in_time() -> None:

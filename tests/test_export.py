@@ -101,8 +101,10 @@ def test_onnx_names_images_as_the_checkpoint(network: str, prefixes: dict[str, s
 
 
 @pytest.mark.slow
-def test_without_preprocessing(prefixes: dict[str, str], tmp_path: Path) -> None:
+def test_without_preprocessing(prefixes: dict[str, str], tmp_path: Path,
+                               monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.onnx"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,1")  # OpenMP takes a number for each level
     assert export.main(["--model", prefixes["resnet"], "--format", "onnx", "--no-preprocessing",
                         "--output", str(path)]) == 0
     runner = onnx_file.Runner(path)
