@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -118,6 +119,13 @@ def test_under_nohup_neither_ends_the_run(folder: Path, tmp_path: Path, monkeypa
 def test_no_stderr_at_all(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert train(folder, tmp_path / "net") == 0
+
+
+@pytest.mark.parametrize(("words", "status"), [("--version >&-", 0), ("nothing 2>&-", 2), ("nothing 2>&- >&-", 2)])
+def test_a_stream_that_was_closed_before(words: str, status: int) -> None:
+    result = subprocess.run(["sh", "-c", f'exec "$0" -m imgcls {words}', sys.executable], capture_output=True,
+                            check=False, cwd=ROOT)
+    assert (result.returncode, result.stdout, result.stderr) == (status, b"", b"")
 
 
 def test_results_that_nobody_reads_are_told_by_the_status(folder: Path, tmp_path: Path,
