@@ -88,3 +88,11 @@ def test_no_number_is_none_for_any_setting(text: str) -> None:
         if is_number(field) and not (text == "1," and "tuple" in str(field.type)):
             with pytest.raises(UsageError):
                 convert(field, text)
+
+
+def test_no_choice_in_a_message_is_empty() -> None:
+    from imgcls.cli.convert import ConvertConfig
+
+    with pytest.raises(UsageError, match="xyz is not known") as found:
+        convert(flags_of(ConvertConfig)["to"], "xyz")
+    assert all(choice.strip() for choice in str(found.value).partition("there is ")[2].split(","))

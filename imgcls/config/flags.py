@@ -130,7 +130,8 @@ def _check(field: Field[Any], name: str, value: Any, typed: Any) -> None:
     # compared after the conversion: 01 is 1
     if choices and typed not in choices:
         if isinstance(typed, str):
-            raise unknown(name, shortened(value), choices)  # guesses what was meant
+            # guesses what was meant; "" is the choice of those who do not give the flag
+            raise unknown(name, shortened(value), [choice for choice in choices if choice])
         raise UsageError(f"{name} {shortened(typed)}: must be one of {', '.join(map(show, choices))}")
     counts = field.metadata["counts"]
     if counts and len(typed) not in counts:
