@@ -254,3 +254,16 @@ def test_entries_that_the_archive_lacks_are_passed_on_group_by_group() -> None:
     assert next(ahead).id == 0
     assert len(taken) <= 2 * remote_members._WINDOW_ENTRIES
     assert [entry.id for entry in ahead] == list(range(1, 10_000))
+
+
+def test_another_process_that_packs_is_named_as_the_reason(web: FaultyServer, tmp_path: Path, own_cache: Path,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    web.objects["/sorted.tar"] = tar_of(dict(sorted(IMAGES.items())))
+    (tmp_path / "out").mkdir()
+    other = resumable.ResumableWriter(tmp_path / "out" / "x.rec", "another", is_kept=False)
+    command = [f"{tmp_path}/out/x", f"{web.url}/sorted.tar", "--recursive", "--pass-through", "--no-shuffle"]
+    assert im2rec.main(command) == 0
+    text = capsys.readouterr().err
+    assert "another process packs it" in text
+    assert "one pass is not enough" not in text
+    other._close()

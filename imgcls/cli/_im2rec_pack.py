@@ -49,8 +49,8 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
         except OutOfOrderError:
             print_note(f"{verbatim(root)}: its folders are not sorted by name, so one pass is not enough")
         except BusyError:
-            print_note(f"{verbatim(target.name)}.rec is being written by another process: listed first, then "
-                       "packed")
+            print_note(f"{verbatim(target.name)}.rec: another process packs it at this moment, so this one "
+                       "packs it without resuming")
     tree = open_root(root)
     # part i takes lists i, i + n, ...: parts are as even as the lists are
     part_index, num_parts = part_of(flags.part)
