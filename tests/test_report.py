@@ -336,6 +336,8 @@ def test_the_command(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes])
     for color in ((178, 114, 0), (0, 76, 194)):
         assert (picture == color).all(2).sum() > 300
     assert report.main(["--format", "pdf", prefix]) == 2
+    assert report.main([prefix, "--images", "4", "--format", "csv"]) == 2
+    assert report.main([prefix, "--sheet", "x.png", "--output", "y.png"]) == 2
 
 
 # Pages

@@ -53,6 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _start(argv: Sequence[str]) -> int:
     (args,) = parse(argv, PageConfig, prog=NAME, usage="[flags] RUN ...", examples=EXAMPLES)
+    # a flag is never ignored in silence
+    if args.images and args.format != "html" and not args.sheet:
+        raise UsageError(f"`images` {args.images}: is for `format` html, or for `sheet`")
+    if args.output and args.sheet:
+        raise UsageError(f"`output` {verbatim(args.output)}: has no effect with `sheet`, which names a file "
+                         "itself")
     runs = find_runs(args.runs)
     if args.sheet:
         return _write_sheet(runs, args)
