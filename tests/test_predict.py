@@ -398,3 +398,13 @@ def test_outputs_by_number() -> None:
         assert row.tolist() == expected
     with pytest.raises(UsageError, match="cut has 2 outputs"), features.capture(model, "cut_output2"):
         model(images)
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(prefix: str, photos: Path, monkeypatch: pytest.MonkeyPatch,
+                                                             capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(imgcls.Predictor, "predict", None)
+    picture = str(photos / "3.png")
+    (photos / "file").write_text("")
+    for output, status in ((photos / "inside", 2), (picture, 2), (photos / "file" / "x.csv", 1)):
+        assert run(capfd, "--model", prefix, "-o", output, picture)[0] == status
+        assert run(capfd, "--model", prefix, "--layer", "flatten0", "-o", output, picture)[0] == status

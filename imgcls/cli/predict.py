@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from imgcls.config.resolve import Config
 from imgcls.config.sections import PREPROCESSING, InferenceConfig
 from imgcls.config.sections.bounds import MAX_SIDE
 from imgcls.errors import ImgclsError, RunError, UsageError, reason, spell_settings, tell, verbatim
-from imgcls.storage.atomic import atomic_write
+from imgcls.storage.atomic import atomic_write, check_outputs, check_writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +93,7 @@ def _start(argv: Sequence[str]) -> int:
         raise UsageError(f"the following arguments are required: {', '.join(missing)}")
     if own.layer and (config.is_explicit("format") or own.output == "-"):
         raise UsageError("`layer`: writes an .npz file: leave `format` out, and name a file as `output`")
+    _check_output(own)
     # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
         from imgcls.distributed.topology import make_worker
@@ -106,6 +108,15 @@ def _start(argv: Sequence[str]) -> int:
     with _writer(own) as write:
         run.predict(write)
     return run.end()
+
+
+def _check_output(own: PredictConfig) -> None:
+    """Raise the error of an output that cannot be written: after hours of predictions it would lose them."""
+    output = own.output or (FEATURES if own.layer else "-")
+    if output != "-":
+        # a word may be a pattern or a URL, which no output replaces
+        check_outputs([output], [word for word in own.images if os.path.isfile(word)])
+        check_writable(output, "`output`")
 
 
 class _Run:
@@ -198,8 +209,6 @@ def _writer(own: PredictConfig) -> Iterator[Callable[[Prediction], None]]:
 def _is_one_image(word: str) -> bool:
     """Return whether an argument can mean one image only; its name is then not printed with its classes."""
     import glob
-    import os
-
     is_named = os.path.lexists(word) or word.startswith(("http://", "https://"))
     if os.path.isdir(word) or word.lower().endswith(".rec"):
         return False
