@@ -263,8 +263,9 @@ def test_mean_and_deviation_are_numpys(records: Path, tmp_path: Path, capsys: py
     np.testing.assert_allclose(np.load(tmp_path / "m.npy"), expected, rtol=1e-6)
     for argv in (["--out", "m.bin"], ["--image-shape", "1,20,20"], ["--image-shape", "3,9,9", "--out", "m.png"]):
         assert mean.main([str(records), *argv]) == 2
-
-
+    capsys.readouterr()
+    assert mean.main([str(records), "--image-shape", "3,20,20", "--out", f"{tmp_path}/m.npy/x.npy"]) == 1
+    assert capsys.readouterr().out == "", "before an image is read"
 @pytest.mark.parametrize("command", [convert.main, mean.main], ids=["convert", "mean"])
 def test_a_damaged_lmdb_is_one_line(command: Callable[[Sequence[str]], int], tmp_path: Path,
                                     capsys: pytest.CaptureFixture[str]) -> None:

@@ -212,3 +212,4 @@ def test_a_report_that_cannot_be_written(photos: Path, tmp_path: Path, capsys: p
     _out, err = capsys.readouterr()
     assert "cannot write" in err.splitlines()[-1]
     assert "Traceback" not in err
+    assert len(err.splitlines()) == 1, "before the network runs"

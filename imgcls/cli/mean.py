@@ -19,7 +19,7 @@ from imgcls.data.conversion.mean import compute_mean, fitted_pixels
 from imgcls.data.conversion.readers import Sample, SampleReader, open_samples
 from imgcls.errors import UsageError, tell, verbatim
 from imgcls.formats import caffe, npy, params
-from imgcls.storage.atomic import check_outputs
+from imgcls.storage.atomic import check_outputs, check_writable
 from imgcls.storage.paths import to_local_path
 
 NAME = "imgcls-mean"
@@ -71,6 +71,8 @@ def _start(argv: Sequence[str]) -> int:
     num_threads = args.num_thread or num_cores()
     if args.dry_run:
         return _tell_plan(readers, shape, args, num_threads)
+    if args.out:
+        check_writable(args.out, "`out`")
     with show_progress(sum(map(len, readers)), "mean") as progress:
         result = compute_mean(readers, shape, args.resize, num_threads, progress=progress)
     print_left_out(NAME, result.skipped)

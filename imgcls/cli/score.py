@@ -3,6 +3,7 @@ score.py."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from imgcls.config.flags import flag
 from imgcls.config.sections import InferenceConfig
 from imgcls.config.sections.bounds import MAX_SIDE
 from imgcls.errors import UsageError, spell_settings, tell
+from imgcls.storage.atomic import check_writable
 
 EXAMPLES = """examples:
   {prog} --model model/mnist --dataset mnist                 the newest epoch on the test set
@@ -66,6 +68,8 @@ def _start(argv: Sequence[str]) -> int:
         raise UsageError("--model is missing: give the prefix of a checkpoint, such as --model model/mnist")
     for warning in unused_settings(config):
         tell(f"warning: {spell_settings(warning, config.spelling)}")
+    if own.report:  # before the network runs, which may take hours: its result would be lost
+        check_writable(os.path.join(own.report, "report.html"), "`report`")
     # after the flags: --help and a mistake in a flag answer without torch
     with loading_torch():
         from imgcls.inference.evaluation import evaluate_checkpoint
