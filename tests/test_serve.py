@@ -143,6 +143,7 @@ def test_other_sites_may_not_ask(port: int, headers: dict[str, str], status: int
 @pytest.mark.parametrize(("method", "path", "status"), [
     ("GET", "/predict", 405), ("POST", "/", 405), ("GET", "/../../etc/passwd", 404), ("POST", "/predict?top=0", 400),
     ("POST", "/predict?top=3", 400), ("POST", "/predict?top=%0a", 400), ("POST", "/predict?top=" + "9" * 5000, 400),
+    ("POST", "/predict?top=000000001" + "9" * 5000, 400),
 ])
 def test_other_requests(port: int, method: str, path: str, status: int) -> None:
     told, answer = ask(port, b"", path, method)

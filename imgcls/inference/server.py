@@ -157,8 +157,9 @@ class _Server:
         most = min(self._predictor.top, self._predictor.num_classes)
         if text is None:
             return most
-        # isdigit alone takes the digits of all scripts, raised ones too, which int() then refuses.
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+        # isdigit alone takes the digits of all scripts, raised ones too, which int() then refuses, as it does
+        # thousands of digits.
+        if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
             raise TellError(400, f"top {text[:20]}: must be from 1 to {most}")
         return int(text)
 
