@@ -426,3 +426,21 @@ def test_names_of_many_classes_are_compared_in_time() -> None:
     (finding,) = label_checks.check_class_names(train, val)
     assert time.perf_counter() - start < 5
     assert "only in training data: n0; only in validation data: x" in finding.message
+
+
+def test_labels_of_two_classes_with_one_name_and_of_none() -> None:
+    """ImageNet has two classes called crane; a label beyond the names is a finding of its own."""
+    from types import SimpleNamespace
+
+    from imgcls.data.sources import ArraySource
+    from imgcls.inference.suspicious import find_suspicious
+
+    names = ["crane", "cat", "crane"]
+    labels = np.array([0, 2, 1, 7])
+    source = ArraySource(np.zeros((4, 1, 2, 2), np.uint8), labels, names)
+    answers = [SimpleNamespace(classes=order, ranking=[(names[order[0]], 0.97), (names[order[1]], 0.02),
+                                                       (names[order[2]], 0.01)])
+               for order in ([0, 1, 2], [2, 0, 1], [0, 1, 2], [0, 1, 2])]
+    predictor: Any = SimpleNamespace(class_names=names, num_classes=3, predict=lambda images: iter(answers))
+    (finding,) = find_suspicious(predictor, "train", source, labels, range(4))
+    assert finding.samples == ((("train", 2),),)

@@ -42,7 +42,10 @@ def find_suspicious(predictor: Predictor, name: str, source: Source, labels: np.
         ranking = {number: probability for number, (_, probability) in zip(
             answer.classes, answer.ranking, strict=True)}
         (best, confidence) = answer.ranking[0]
-        label_probability = ranking.get(number_of[int(labels[index])], 0.0)
+        number = number_of.get(int(labels[index]))
+        if number is None:  # a label that is no class is a finding of its own
+            continue
+        label_probability = ranking.get(number, 0.0)
         if confidence > MIN_CONFIDENCE and label_probability < MAX_LABEL_PROBABILITY:
             shown = _called(source, int(labels[index]))
             found.append((confidence, index, f"{shown} ({label_probability:.3f}), the network predicts "
@@ -61,9 +64,13 @@ def _numbers(predictor: Predictor, source: Source, labels: np.ndarray) -> dict[i
     if ours and theirs:
         # compared by name: folders are numbered in sorted order, and one more class changes the numbers
         # after it
-        missing = [name for name in ours if name not in theirs]
+        # the same names in the same order: two classes of one name (ImageNet's crane) stay two
+        if theirs[:len(ours)] == ours:
+            return {number: number for number in range(len(ours))}
+        places = {name: place for place, name in reversed(list(enumerate(theirs)))}  # the first of one name
+        missing = [name for name in ours if name not in places]
         if not missing:
-            return {number: theirs.index(name) for number, name in enumerate(ours)}
+            return {number: places[name] for number, name in enumerate(ours)}
         raise UsageError(f"`model`: the network has no class {missing[0]!r}: it was trained on other classes")
     if labels.max() >= predictor.num_classes:
         raise UsageError(f"`model`: the network has {predictor.num_classes} classes, the data have the label "
