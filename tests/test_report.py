@@ -30,7 +30,7 @@ from imgcls.data.sources import open_source
 from imgcls.datasets import mnist
 from imgcls.errors import DataError, RunError, UsageError
 from imgcls.formats import idx, tensorboard
-from imgcls.report import axes, find, pictures, run_charts, sheet, svg
+from imgcls.report import axes, find, pictures, run_charts, sheet, svg, tables
 from imgcls.report.chart_pixels import charts_png
 from imgcls.report.find import find_runs
 from imgcls.report.history import MAX_EPOCHS, MAX_POINTS, Point, Run, add_record
@@ -253,12 +253,23 @@ def test_points_are_thinned_evenly() -> None:
     b'{"kind": "train", "epoch": 0, "loss": 1' + b"0" * 400 + b"}", b'{"kind": "batch", "epoch": 0, "batch": null}',
     b'{"kind": "train", "epoch": 0, "accuracy": NaN, "loss": Infinity}',
     b'{"kind": "train", "epoch": 1' + b"0" * 5000 + b"}",
+    b'{"kind": "train", "epoch": 1' + b"0" * 400 + b', "loss": 1}',
+    b'{"kind": "batch", "epoch": 0, "batch": -1, "loss": 1}',
+    b'{"kind": "batch", "epoch": 0, "batch": 1' + b"0" * 400 + b', "loss": 1}',
+    b'{"kind": "train", "epoch": 0, "\\ud800": 1}',
 ])
 def test_damaged_metrics(line: bytes) -> None:
     good = b'{"kind": "train", "epoch": 7, "loss": 0.5, "accuracy": 0.25}'
     run = read_metrics("run", [line + b"\n", good + b"\n"])
     assert run.epochs[7].loss == 0.5
     parsed(run_page([run]))
+    tables.as_csv([run]).encode("utf-8", "surrogateescape")
+
+
+def test_arguments_of_many_runs_in_one_log_are_bounded() -> None:
+    lines = [f"start with arguments Namespace({', '.join(f'a{n}_{i}=1' for i in range(200))})\n".encode()
+             for n in range(20)]
+    assert len(read_log("run", lines).settings) == 300
 
 
 def test_damaged_meta_data() -> None:
@@ -411,7 +422,7 @@ def test_a_page_has_a_bounded_size() -> None:
 
 @pytest.mark.parametrize("values", [
     [], [0.0], [1e-30, 1e30], [math.nan, math.nan], [math.inf, 1.0], [-5.0, -5.0], [0.1, 0.1 + 1e-12],
-    [1e29, -1e30], [5e-324, 0.0]])
+    [1e29, -1e30], [5e-324, 0.0], [1e-322], [2e-301]])
 def test_axes_of_odd_values(values: list[float]) -> None:
     scale = axes.linear(values, floor=0.0, ceiling=1.0)
     assert scale.high > scale.low

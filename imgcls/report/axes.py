@@ -42,7 +42,8 @@ def linear(values: Iterable[float], *, num_ticks: int = 5, floor: float | None =
     finite = [value for value in values if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-12):  # one value: some space around it
-        room = 0.5 if is_integer else abs(low) / 10 or 0.5
+        # a tenth of a number of 300 zeros would be 0
+        room = 0.5 if is_integer or abs(low) < 1e-300 else abs(low) / 10
         low, high = low - room, high + room
     step = _round_step((high - low) / num_ticks)
     if is_integer:

@@ -17,6 +17,8 @@ MAX_METRICS = 16
 MAX_NAME_CHARACTERS = 80
 #: points between epochs; when there are more, every second one is dropped
 MAX_POINTS = 4096
+#: larger numbers of an epoch or a batch are none
+_MAX_COUNT = 10**12
 #: larger numbers are no measurement, and would break the arithmetic of an axis
 _MAX_VALUE = 1e30
 #: keys of a record that are not metrics
@@ -147,13 +149,15 @@ def add_record(run: Run, record: Mapping[str, Any]) -> None:
     # bool is an int for Python
     if not isinstance(index, int) or isinstance(index, bool) or kind not in ("batch", "train", "validation"):
         return
+    if index > _MAX_COUNT:
+        return
     metrics = {name: value for name, value in clean_metrics(record).items() if name not in _FIELDS}
     elapsed_s = number(record.get("elapsed_s"))
     run.elapsed_s = elapsed_s or run.elapsed_s
     if kind == "batch":
         # a progress line between epochs; the other kinds are of an epoch that is over
         batch = record.get("batch")
-        if index >= 0 and isinstance(batch, int):
+        if index >= 0 and isinstance(batch, int) and 0 <= batch <= _MAX_COUNT:
             run.add_point(Point(index, batch, number(record.get("speed")), number(record.get("loss")),
                                 number(record.get("lr")), metrics))
         return

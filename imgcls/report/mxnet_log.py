@@ -137,6 +137,9 @@ class _Reader:
         """Read a line with all arguments: a run begins, perhaps another one in the same log."""
         run = self._run
         for match in itertools.islice(_ARGUMENT.finditer(arguments), _MAX_ARGUMENTS):
+            # a log may have many such lines, each with other names
+            if match[1] not in run.settings and len(run.settings) >= _MAX_ARGUMENTS:
+                continue
             text = match[2].removeprefix("u") if match[2][1:2] in ("'", '"') else match[2]  # Python 2's
             run.settings[match[1]] = text[1:-1] if text[:1] in ("'", '"') else text
         # the first generation called it num_epoch

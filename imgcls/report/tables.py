@@ -22,7 +22,8 @@ def as_csv(runs: Sequence[Run]) -> str:
     names = _names(runs)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    metrics = [f"{split}-{name}" for name in names for split in ("train", "validation")]
+    # escaped: JSON can hold half of a pair of surrogates, which no file can
+    metrics = [f"{split}-{printable(name)}" for name in names for split in ("train", "validation")]
     writer.writerow(["run", "epoch", *metrics, *_COLUMNS])
     for run in runs:
         for epoch in run.in_order():
