@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -408,3 +409,20 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(prefix: str, photos
     for output, status in ((photos / "inside", 2), (picture, 2), (photos / "file" / "x.csv", 1)):
         assert run(capfd, "--model", prefix, "-o", output, picture)[0] == status
         assert run(capfd, "--model", prefix, "--layer", "flatten0", "-o", output, picture)[0] == status
+
+
+def test_names_of_explained_pictures(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from imgcls.inference.explanation_writer import ExplanationWriter
+
+    predictor: Any = SimpleNamespace(model=None)
+    writer = ExplanationWriter(predictor, str(tmp_path))
+    names = [writer._file_name(name) for name in ("a/x.jpg", "b/X.png", "x-2.jpg", "x.gif")]
+    assert names == ["x", "X-2", "x-2-2", "x-3"]
+    # 80 characters of three bytes: the temporary name beside it must fit into 255 bytes
+    assert len(f".{writer._file_name('猫' * 80 + '.jpg')}.png.12345678.tmp".encode()) < 255
+    start = time.perf_counter()
+    assert len({writer._file_name(f"train.rec:{number}") for number in range(30_000)}) == 30_000
+    assert time.perf_counter() - start < 5

@@ -21,8 +21,8 @@ from imgcls.storage.paths import to_local_path
 #: pictures are drawn at least this large, so that those of digits can be seen
 _MIN_EDGE = 224
 _CAPTION_HEIGHT, _LETTER_WIDTH = 24, 8
-#: characters of a file's name, fewer than file systems allow
-_MAX_NAME = 100
+#: characters and bytes of a file's name; file systems allow 255 bytes, with what a temporary name adds
+_MAX_NAME, _MAX_NAME_BYTES = 100, 200
 
 
 class ExplanationWriter:
@@ -35,6 +35,8 @@ class ExplanationWriter:
         if os.path.lexists(self._folder) and not self._folder.is_dir():
             raise UsageError(f"`explain` {verbatim(folder)}: is no folder")
         self._names: set[str] = set()
+        #: name -> the last number that was added to it
+        self._numbers: dict[str, int] = {}
 
     def __call__(self, prediction: Prediction) -> Path:
         """Draw the heat map of the likeliest class; return the path of the PNG."""
@@ -54,10 +56,14 @@ class ExplanationWriter:
         stem = os.path.splitext(os.path.basename(image.partition("?")[0].rstrip("/")))[0]
         # An image's name may come from a list or a URL: no slash, no `..` and no line break gets into a path.
         stem = re.sub(r"[^\w.-]+", "-", stem).strip(".-")[:_MAX_NAME] or "image"
-        name, number = stem, 1
-        while name.lower() in self._names:  # some disks take a and A for one name
+        stem = stem.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+        name, key = stem, stem.lower()  # some disks take a and A for one name
+        # from the last number on: the records of a file share one stem
+        number = self._numbers.get(key, 1)
+        while name.lower() in self._names:
             number += 1
             name = f"{stem}-{number}"
+        self._numbers[key] = number
         self._names.add(name.lower())
         return name
 
