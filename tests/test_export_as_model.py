@@ -263,3 +263,28 @@ def test_no_file_of_this_name(tmp_path: Path) -> None:
     (tmp_path / "b.onnx").mkdir()
     with pytest.raises(UsageError, match="folder"):
         imgcls.Predictor(tmp_path / "b.onnx")
+
+
+def test_a_runtime_takes_no_more_threads_than_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from imgcls.inference.export.onnx_file import Runner
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")  # as OpenMP has it for nested loops
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        session = Runner(folder / "grey.onnx")._session
+    finally:
+        torch.set_num_threads(before)
+    assert session.get_session_options().intra_op_num_threads == 1
+
+
+def test_a_description_of_pixels_is_of_images() -> None:
+    from imgcls.inference.export.exported import Description
+
+    good = {"network": "mlp", "class_names": [], "num_classes": 2, "image_shape": [784], "takes_pixels": False,
+            "preprocessing": {}, "note": ""}
+    assert Description.from_json(json.dumps(good), "x.onnx").image_shape == [784]
+    with pytest.raises(DataError, match="of another kind"):
+        Description.from_json(json.dumps(good | {"takes_pixels": True}), "x.onnx")

@@ -426,3 +426,8 @@ def test_names_of_explained_pictures(tmp_path: Path) -> None:
     start = time.perf_counter()
     assert len({writer._file_name(f"train.rec:{number}") for number in range(30_000)}) == 30_000
     assert time.perf_counter() - start < 5
+
+
+def test_a_list_without_line_breaks_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x" * 1_000_000 + b"\na.jpg\n")))
+    assert [len(line) for line in predict._stdin()] == [1 << 16, 6]

@@ -19,6 +19,7 @@ from imgcls.config.resolve import Config
 from imgcls.config.sections import PREPROCESSING, InferenceConfig
 from imgcls.config.sections.bounds import MAX_SIDE
 from imgcls.errors import ImgclsError, RunError, UsageError, reason, spell_settings, tell, verbatim
+from imgcls.report.lines import bounded_lines
 from imgcls.storage.atomic import atomic_write, check_outputs, check_writable
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class _Run:
 def _stdin() -> Iterable[bytes]:
     """Yield the lines of stdin, which is read only where they are needed."""
     if sys.stdin is not None:  # it was closed: nothing is listed
-        yield from sys.stdin.buffer
+        yield from bounded_lines(sys.stdin.buffer)
 
 
 @contextlib.contextmanager

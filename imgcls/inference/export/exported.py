@@ -91,7 +91,8 @@ class Description:
         content = json_text.loads_object(text, path, _PURPOSE)
         are_right = (json_text.is_list(content.get("class_names"), lambda value: isinstance(value, str))
                      and json_text.is_list(content.get("image_shape"), json_text.is_count)
-                     and len(content["image_shape"]) in (1, 3)
+                     # of flat rows no preprocessing can be part of a file
+                     and len(content["image_shape"]) in ((3,) if content.get("takes_pixels") else (1, 3))
                      and json_text.is_count(content.get("num_classes"))
                      and isinstance(content.get("takes_pixels"), bool)
                      and isinstance(content.get("preprocessing"), dict)

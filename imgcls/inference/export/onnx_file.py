@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from imgcls.errors import DataError, UsageError, first_line
 from imgcls.inference.export.exported import INPUT, KEY, OUTPUT, Description, Exported
@@ -45,8 +46,6 @@ def check(output: str) -> None:
 
 def write(exported: Exported, path: Path) -> list[Path]:
     """Write the network to `path`; return its files, which is that one."""
-    import torch
-
     with _quietly():
         program = torch.onnx.export(exported.program(), dynamo=True, opset_version=_OPSET, verbose=False,
                                     input_names=[INPUT], output_names=[OUTPUT])
@@ -129,9 +128,8 @@ class Runner:
         content = read_bounded(path, MAX_BYTES)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: other errors are raised, and reported by us
-        # OMP_NUM_THREADS as for torch, since other processes may need the cores; 0: one per core
-        num_threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a list has one for each level
-        options.intra_op_num_threads = int(num_threads) if num_threads.isdecimal() else 0
+        # as many as torch, which follows `num_threads` and OMP_NUM_THREADS: others may need the cores
+        options.intra_op_num_threads = torch.get_num_threads()
         with tempfile.TemporaryDirectory(prefix="imgcls-") as empty:
             # weights that the file says are in other files: there are none in this folder
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
