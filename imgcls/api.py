@@ -107,6 +107,15 @@ def _array_source(data: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...] | 
     if images.dtype != np.uint8:
         images = images.astype(np.float32, copy=False)
     # Floats are fine where they are whole numbers, as MXNet and text files have them; one-hot rows are not.
-    if labels.ndim != 1 or not np.array_equal(labels, labels.astype(np.int64)):
+    if labels.ndim != 1 or not _are_whole(labels):
         raise UsageError(f"{argument}: labels must be one whole number per image")
     return ArraySource(images, labels.astype(np.int64), description=f"arrays ({argument})")
+
+
+def _are_whole(labels: np.ndarray) -> bool:
+    """Return whether all labels are whole numbers; names of classes and nan are none."""
+    try:
+        with np.errstate(invalid="ignore"):  # nan
+            return labels.dtype.kind in "biufO" and np.array_equal(labels, labels.astype(np.int64))
+    except (TypeError, ValueError, OverflowError):  # objects that are no numbers
+        return False

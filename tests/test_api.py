@@ -80,6 +80,9 @@ def test_pictures_are_read_from_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("train", "settings", "message"), [
     ((np.zeros((3, 4, 4)), np.zeros(2)), {}, "3 images but 2 labels"),
     ((np.zeros((3, 4, 4)), np.array([0, 1, 0.5])), {}, "labels must be one whole number per image"),
+    ((np.zeros((3, 4, 4)), np.array([0, 1, np.nan])), {}, "labels must be one whole number per image"),
+    ((np.zeros((3, 4, 4)), np.array(["cat", "dog", "cat"])), {}, "labels must be one whole number per image"),
+    ((np.zeros((3, 4, 4)), np.array([0, None, 1])), {}, "labels must be one whole number per image"),
     (np.zeros((3, 4, 4)), {}, "pair"),
     ((np.zeros((3, 5)), np.zeros(3)), {"image_shape": "1,2,3"}, "have 5 values"),
     ((np.zeros((3, 4, 4)), np.zeros(3)), {"num_epoch": 1}, "did you mean num_epochs"),

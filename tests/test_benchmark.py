@@ -229,7 +229,7 @@ def test_mxnets_networks_and_sizes_are_the_default(capsys: pytest.CaptureFixture
     ("--batch-size 1,0", "--batch-sizes 0: must be at least 1"),
     ("--batch-size 1,99999999999", "--batch-sizes 99999999999: must be at most"),
     ("--batch-size ,", "--batch-sizes ,: must be whole numbers"),
-    ("--dtype int8", "--dtypes int8: must be float32"),
+    ("--dtype int8", "--dtypes int8: must be float32"), ("--dtype ,", "--dtypes ,: must be float32"),
     ("--dtype float16", "--dtypes float16: is measured on a GPU only; name one with --gpus"),
     ("--mode fast", "--mode fast is not known"),
     ("--repeats 0", "--repeats 0: must be at least 1"),

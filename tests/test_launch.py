@@ -370,7 +370,10 @@ def test_scripts_go_to_stdout_or_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     assert launch.main(["-n", "2", "--launcher", "sge", "--output", str(tmp_path / "job.sh"), "ls"]) == 0
     assert f"qsub {tmp_path}/job.sh" in capsys.readouterr().err
     assert (tmp_path / "job.sh").read_text().startswith("#!/bin/bash\n#$ -N imgcls\n")
-
+    (tmp_path / "job.sh").write_text("mine")
+    assert launch.main(["-n", "2", "--launcher", "sge", "--dry-run", "--output", str(tmp_path / "job.sh"), "ls"]) == 0
+    assert capsys.readouterr().out.startswith("#!/bin/bash\n#$ -N imgcls\n")
+    assert (tmp_path / "job.sh").read_text() == "mine"
 
 def test_flags_that_do_nothing_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     args = launch.LaunchConfig(num_workers=2, command=("true",), max_restarts=3, ssh_option=("Port=2222",))

@@ -157,6 +157,8 @@ def _numbers(text: str, name: str, minimum: int, maximum: int) -> list[int]:
 
 
 def _check_dtypes(config: Config) -> None:
+    if not _dtypes(config):
+        raise UsageError(f"`dtypes` {verbatim(config.own.dtypes[:50])}: must be {', '.join(_DTYPES)} or auto")
     for dtype in _dtypes(config):
         if dtype not in _DTYPES:
             raise UsageError(f"`dtypes` {verbatim(dtype[:50])}: must be {', '.join(_DTYPES)} or auto")

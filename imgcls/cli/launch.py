@@ -281,7 +281,8 @@ def _write_script(args: LaunchConfig, launcher: str, command: list[str], env: di
     # nothing is submitted from here: which more lines a cluster needs in the script, its users know
     script = writers[launcher](batch)
     # stdout is the script and nothing else, so that it can be piped
-    if args.output:
+    # with --dry-run it is shown, and no file is written over
+    if args.output and not args.dry_run:
         write_bytes(args.output, script.encode())
     else:
         print(script, end="")
