@@ -272,6 +272,16 @@ def test_unneeded_mxnet_flags_are_noted_once(capsys: pytest.CaptureFixture[str])
     assert "--processes 2" in out
 
 
+def test_flags_without_effect_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    args = launch.LaunchConfig(num_workers=2, max_restarts=3, image="mine:1", ssh_option=("Port=3",))
+    launch._print_notes(args, "mpi", ["true"])
+    notes = capsys.readouterr().err.splitlines()
+    assert [note.split("note: ")[1].partition(":")[0] for note in notes] == [
+        "--max-restarts 3", "--image mine", "--ssh-config and --ssh-option"]
+    launch._print_notes(launch.LaunchConfig(num_workers=2), "mpi", ["true"])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_dry_run_shows_what_each_host_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hosts").write_text("a:2222\nb\nc\n")
     argv = ["-n", "2", "-H", str(tmp_path / "hosts"), "--sync-dir", "/tmp/mxnet", "--env", "TOKEN=secret",

@@ -97,7 +97,8 @@ def photos(prefix: str, tmp_path: Path) -> Path:
 
 def test_folders_patterns_and_records(prefix: str, photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
     expected = [f"{photos}/3.png: 3", f"{photos}/inside/7.PNG: 7"]
-    for words in ([photos], [photos / "*.png", photos / "inside" / "?.PNG"], [photos / "**" / "[0-9].*"]):
+    for words in ([photos], [photos / "*.png", photos / "inside" / "?.PNG"], [photos / "**" / "[0-9].*"],
+                  [photos / "**"]):
         status, out, err = run(capfd, "--model", prefix, "--top-k", "1", *words)
         assert (status, err) == (0, [])
         assert [line.split(" (")[0] for line in out.splitlines()] == expected

@@ -173,6 +173,8 @@ def _print_notes(args: LaunchConfig, launcher: str, command: list[str]) -> None:
         _print_note(f"--output {args.output}: --launcher {launcher} writes no script")
     if args.max_restarts and launcher == "mpi":
         _print_note(f"--max-restarts {args.max_restarts}: --launcher mpi restarts nothing")
+    if args.image != LaunchConfig.image and launcher != "kubernetes":
+        _print_note(f"--image {args.image}: --launcher {launcher} takes no container")
     if (args.ssh_config or args.ssh_option) and not args.hostfile:
         _print_note("--ssh-config and --ssh-option: nothing goes over ssh without -H")
 

@@ -11,6 +11,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -105,8 +106,16 @@ def _expand(word: str) -> Iterator[Image | ImgclsError]:
         matches = sorted(glob.glob(str(path), recursive=True))
         if not matches:
             yield DataError(word, "no file matches this pattern")
+        folders: set[Path] = set()
         for match in matches:
-            yield from (_folder(match) if os.path.isdir(match) else _file(to_path(match)))
+            # ** matches a folder and all that is in it, which the folder stands for already
+            if any(parent in folders for parent in Path(match).parents):
+                continue
+            if os.path.isdir(match):
+                folders.add(Path(match))
+                yield from _folder(match)
+            else:
+                yield from _file(to_path(match))
     else:
         yield from _file(path, word)
 
