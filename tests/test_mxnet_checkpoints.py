@@ -294,9 +294,9 @@ def test_classes_that_cannot_be_matched() -> None:
     assert "nothing tells how net calls its 3 classes: class k of the 2 classes of the data" in note
     assert match_classes(data("0", "1"), ClassNames(), "net", 3)[1] == ""
     # names are counted once, and not searched for in lists: 400 million comparisons
-    start = time.perf_counter()
+    start = time.process_time()
     match_classes(data(*map(str, range(1, 20_001))), ClassNames([f"c{i}" for i in range(20_000)]), "net", 20_000)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 20
 
 def test_the_folders_of_a_network_with_synset_names(colour: str, photos: Path, tmp_path: Path,
                                                     capsys: pytest.CaptureFixture[str]) -> None:

