@@ -368,7 +368,7 @@ def test_labels_that_a_network_contradicts(tmp_path: Path, capsys: pytest.Captur
     (["train", "--data-val", "val"], "--data-val-idx val: is the index of validation data, which are named as"),
     (["--dataset", "digits", "--fix", "new"], "copies folders, lists and record files"),
     (["photos", "--fix", "photos/clean"], "--fix photos/clean: is inside of the data photos; name a folder elsewhere"),
-    (["photos", "--report", "file"], "--report file: is no folder, and none can be made there"),
+    (["photos", "--report", "file"], "--report file: is no folder and cannot be made one"),
 ])
 def test_wrong_use_is_one_line(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str]) -> None:

@@ -215,7 +215,7 @@ def test_made_images_are_said_to_be_made() -> None:
     pictures = make_pictures((3, 20, 30), 10)
     assert len({pictures.pixels(index, 3).shape for index in range(10)}) > 5
     line = describe(Comparison(10, 9, 0.25, 1.0, [3]), pictures, "ONNX Runtime")
-    assert "10 made images" in line
+    assert "10 generated images" in line
     assert "9 of 10 labels equal" in line
 
 

@@ -213,7 +213,7 @@ def test_a_limit_of_the_size_of_files_is_one_line(kind: str, folder: Path, tmp_p
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert status == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "cannot write the export aside" in last
+    assert "cannot write the temporary export in" in last
     assert "file too large" in last
     assert "traceback" not in last
     assert not list(tmp_path.iterdir())

@@ -153,7 +153,7 @@ def test_the_drop_without_labels_is_the_share_that_changed() -> None:
     drop = int8.measure(comparison, np.zeros((10, 3)), pictures, description, 5)
     assert drop.accuracy is None
     assert drop.drop == pytest.approx(0.2)
-    assert "20.00% of the labels are others" in drop.describe()
+    assert "20.00% of the predicted labels differ" in drop.describe()
 
 
 def test_calibration_takes_half_at_most_and_none_that_is_compared() -> None:

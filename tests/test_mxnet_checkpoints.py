@@ -291,7 +291,7 @@ def test_classes_that_cannot_be_matched() -> None:
     source, note = match_classes(data("cat", "dog"), ClassNames(("crane", "tench", "fox")), "net", 3)
     assert (source.labels.tolist(), "2 classes and the network 3, of other names" in note) == ([0, 1], True)
     _, note = match_classes(data("cat", "dog"), ClassNames(), "net", 3)
-    assert "nothing tells how net calls its 3 classes: class k of the 2 classes of the data" in note
+    assert "net has no names of its 3 classes: class k of the 2 classes of the data" in note
     assert match_classes(data("0", "1"), ClassNames(), "net", 3)[1] == ""
     # names are counted once, and not searched for in lists: 400 million comparisons
     start = time.process_time()

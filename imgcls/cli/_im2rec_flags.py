@@ -148,10 +148,10 @@ def parse(argv: Sequence[str]) -> tuple[PathConfig, ListConfig, SelectFlags, Pac
     if train_ratio < 1 and train_ratio + test_ratio > 1.000001:
         raise UsageError(f"`train_ratio` {train_ratio} and `test_ratio` {test_ratio} make over 1")
     if flags.seekable and encoding != ".jpg":
-        raise UsageError(f"`seekable` is for JPEG: `encoding` {encoding} has no such thing")
+        raise UsageError(f"`seekable` is for JPEG: `encoding` {encoding} has no restart markers")
     if encoding == ".npy" and (flags.pass_through or flags.quality != PackFlags.quality):
         setting = "`pass_through`" if flags.pass_through else f"`quality` {flags.quality}"
-        raise UsageError(f"{setting}: is for files with an encoding, and `encoding` .npy is pixels")
+        raise UsageError(f"{setting}: is for files with an encoding, and `encoding` .npy stores raw pixels")
     # jpegtran adds restart markers to JPEGs that are kept; to those that are encoded anew cv2 adds them
     is_record_file = os.path.isfile(paths.root) and not is_archive_root(paths.root)
     if flags.seekable and (flags.pass_through or is_record_file) and not shutil.which("jpegtran"):

@@ -1,4 +1,4 @@
-"""Measure how fast networks answer or learn, or how fast data are read: benchmark_score.py and more."""
+"""Measure the speed of inference, of training or of reading data: benchmark_score.py and more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn the weights of theano_alexnet (W_0_65.npy, ...) into a checkpoint, and a checkpoint into them."""
+"""Turn the weights of theano_alexnet (W_0_65.npy, ...) into a checkpoint, or a checkpoint into them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _to_checkpoint(args: ConvertTheanoConfig) -> None:
     for note in notes:
         tell(f"{NAME}: note: {note}")
     if not mean_image:
-        tell(f"{NAME}: note: no --mean-image: the checkpoint notes the mean colour of ImageNet, "
+        tell(f"{NAME}: note: no --mean-image: the checkpoint records the mean colour of ImageNet, "
              f"{','.join(map(str, _RGB_MEAN))}")
     tell(f"{path}: {len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} values", sys.stdout)
 

@@ -1,4 +1,4 @@
-"""Look a data set through before anything is trained on it: damage, copies, leaks, labels, odd images."""
+"""Check a data set before training: damage, duplicates, leaks, labels, unusual images."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _make_folder(report: str) -> None:
     try:
         Path(report).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"`report` {verbatim(report)}: is no folder, and none can be made there: "
+        raise UsageError(f"`report` {verbatim(report)}: is no folder and cannot be made one: "
                          f"{reason(error)}") from error
 
 

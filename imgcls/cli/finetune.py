@@ -1,4 +1,4 @@
-"""Train a network that was trained before on other classes: fine-tune.py.
+"""Fine-tune a pretrained network on other classes: fine-tune.py.
 
 The network and its weights come from MXNet's zoo, a prefix, a URL or torchvision; where none is named,
 weights that are on this machine already are used. The last layer is replaced by a new one for the classes of

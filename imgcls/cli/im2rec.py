@@ -1,4 +1,4 @@
-"""Pack images into record files, and make the lists that say which: MXNet's im2rec.py, and its C++ im2rec."""
+"""Write lists of images and pack them into record files: MXNet's im2rec.py, and its C++ im2rec."""
 
 from __future__ import annotations
 

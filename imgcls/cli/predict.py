@@ -1,4 +1,4 @@
-"""Name what is in pictures, with a checkpoint's own class names and preprocessing."""
+"""Classify pictures, with a checkpoint's own class names and preprocessing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Measure a network on labelled data, a checkpoint of ours or MXNet's, one of the zoo, torchvision's:
-score.py."""
+"""Measure a network (a checkpoint, one of MXNet's zoo or torchvision's) on labelled data: score.py."""
 
 from __future__ import annotations
 

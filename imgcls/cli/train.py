@@ -1,4 +1,4 @@
-"""Train a network from scratch or from a checkpoint: train_mnist.py, train_cifar10.py and their kin."""
+"""Train a network from scratch or from a checkpoint: train_mnist.py, train_cifar10.py and others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read record files through and decode every image: says what is wrong and where, or that all is well."""
+"""Check record files: read all records, decode all images, and report what is damaged and where."""
 
 from __future__ import annotations
 

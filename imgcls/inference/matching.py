@@ -34,7 +34,7 @@ def match_classes(source: Source, classes: ClassNames, model: str, num_classes: 
     if not classes.names:
         is_numbered = names == [str(number) for number in range(len(names))]
         return source, "" if is_numbered else (
-            f"note: nothing tells how {model} calls its {num_classes} classes: class k of the {len(names)} "
+            f"note: {model} has no names of its {num_classes} classes: class k of the {len(names)} "
             f"classes of the data ('{verbatim(names[0])}' is 0) is taken for its class k")
     # Fewer classes than the network has are no mistake: users may score on a part of them.
     if list(classes.names[:len(names)]) == names:

@@ -60,7 +60,7 @@ function show(found) {
 }
 async function ask(image) {
   const number = ++asked;
-  tell(""); show([]); hint.textContent = "looking ...";
+  tell(""); show([]); hint.textContent = "predicting ...";
   if (picture.src) URL.revokeObjectURL(picture.src);
   picture.src = URL.createObjectURL(image); picture.hidden = false;
   try {

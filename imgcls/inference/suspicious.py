@@ -54,7 +54,7 @@ def find_suspicious(predictor: Predictor, name: str, source: Source, labels: np.
         # the most confident first: a reader may stop where the labels begin to be right
         found.sort(key=lambda entry: (-entry[0], entry[1]))
         yield Finding("suspicious label", "remark", f"{name}: {len(found):,} of {len(indices):,} images "
-                      "have a label that the network is sure is wrong",
+                      "have a label that the network contradicts with high confidence",
                       tuple(((name, index),) for _, index, _ in found), tuple(text for _, _, text in found))
 
 

@@ -41,10 +41,10 @@ class Drop:
     def describe(self) -> str:
         """Return the loss in one line."""
         if self.accuracy is None or self.checkpoint_accuracy is None:
-            return (f"int8: {1 - self.equal_labels:.2%} of the labels are others (what is in the pictures is "
-                    "not known: top-1 accuracy can be no more than this lower)")
+            return (f"int8: {1 - self.equal_labels:.2%} of the predicted labels differ (the pictures have "
+                    "no labels: top-1 accuracy can be no more than this lower)")
         return (f"int8: top-1 accuracy {self.accuracy:.4f}, the checkpoint's {self.checkpoint_accuracy:.4f}: "
-                f"a drop of {self.drop:.4f}; {1 - self.equal_labels:.2%} of the labels are others")
+                f"a drop of {self.drop:.4f}; {1 - self.equal_labels:.2%} of the predicted labels differ")
 
 
 def divide(pictures: Pictures, num_calibration: int) -> tuple[Pictures, Pictures]:

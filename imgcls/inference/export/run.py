@@ -137,7 +137,7 @@ def _writing_aside(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # a format writes with functions of its own, which name no file
-        raise RunError(f"cannot write the export aside, into {verbatim(folder)} (TMPDIR names another "
+        raise RunError(f"cannot write the temporary export in {verbatim(folder)} (TMPDIR names another "
                        f"place): {reason(error)}") from error
 
 
@@ -170,7 +170,7 @@ def describe(comparison: Comparison, pictures: Pictures, runtime: str) -> str:
     """Return in one line how the export and the checkpoint agree."""
     source = f"images of {verbatim(pictures.description)}"
     if pictures.is_made:
-        source = "made images, no photographs (`images` PATH compares on yours)"
+        source = "generated images, no photographs (`images` PATH compares on yours)"
     return (f"compared in {runtime} on {comparison.num_images} {source}: "
             f"{comparison.num_equal} of {comparison.num_images} labels equal, largest difference of a "
             f"probability {comparison.max_difference:.2g}")
