@@ -113,6 +113,9 @@ def test_arrays_that_are_no_numbers_or_damaged(tmp_path: Path) -> None:
     good = path.read_bytes()
     for bad, message in ((good[:-1], "95 bytes do not make an array of 3x4 float64"),
                          (good.replace(b"(3, 4)", b"(9**9)"), "the header is not one that numpy writes"),
+                         # as many bytes as there are, by sizes that no array has
+                         (good.replace(b"(3, 4),", b"(-3,-4)"), "no array has the shape \\(-3, -4\\)"),
+                         (good.replace(b"(3, 4),", b"(True,)")[:-88], "no array has the shape \\(True,\\)"),
                          (b"\x93NUMPY\x07\x00" + good[8:], "a version of numpy's format")):
         with pytest.raises(DataError, match=message):
             npy.loads(bad, "x")

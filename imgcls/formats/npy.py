@@ -70,4 +70,7 @@ def loads(data: bytes | bytearray, path: object = "array") -> np.ndarray:
         raise DataError(path, f"{len(data) - begin} bytes do not make an array of "
                               f"{'x'.join(map(str, shape)) or 'one'} {dtype}", begin)
     flat = np.frombuffer(data, dtype, offset=begin)
-    return flat.reshape(shape, order="F" if is_fortran else "C")
+    try:
+        return flat.reshape(shape, order="F" if is_fortran else "C")
+    except (ValueError, TypeError, OverflowError) as error:  # sizes below 0, a hundred axes, True as a size
+        raise DataError(path, f"no array has the shape {str(shape)[:100]}", begin) from error
