@@ -128,6 +128,11 @@ def test_the_state_of_a_run_that_went_astray_is_read() -> None:
     assert again.path == os.fsdecode(b"/caf\xe9")
 
 
+def test_numbers_that_no_double_holds_are_none() -> None:
+    values = json_text.loads("[1e308, -5, 1" + "0" * 350 + ", NaN, -Infinity, true]", "x", "a list")
+    assert [json_text.is_number(value) for value in values] == [True, True, False, False, False, False]
+
+
 @pytest.mark.parametrize("text", [DEEP, '{"format": 1, "run": ' + LONG + "}", "5", "", '{"format": 1}'])
 def test_the_json_inside_a_state_is_wrong(text: str) -> None:
     with pytest.raises(DataError):

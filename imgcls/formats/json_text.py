@@ -7,7 +7,7 @@ the members must be, and `check` compares.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -77,8 +77,9 @@ def is_count(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether it is a finite number (True is none)."""
-    return type(value) in (int, float) and abs(value) < float("inf") and math.isfinite(value)
+    """Return whether it is a finite number that a double holds (True is none)."""
+    # compared and not converted: an int of 350 digits is an OverflowError as a float; nan is above nothing
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def is_text(value: Any) -> bool:
