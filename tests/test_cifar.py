@@ -226,6 +226,14 @@ ARCHIVE = tar_of(PARTS)
 HALF = len(ARCHIVE) // 2
 
 
+def pax_tar(records: bytes) -> bytes:
+    """Return a tar of one file behind a pax header with these records, in gzip."""
+    header, file = tarfile.TarInfo("pax"), tarfile.TarInfo("data_batch_1.bin")
+    header.type, header.size, file.size = tarfile.XHDTYPE, len(records), 900
+    content = header.tobuf(tarfile.USTAR_FORMAT) + records.ljust(512, b"\0")
+    return gzip.compress(content + file.tobuf(tarfile.USTAR_FORMAT) + bytes(2048))
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (ARCHIVE[:HALF], "damaged or cut short"),
     (ARCHIVE[:HALF] + bytes(50) + ARCHIVE[HALF + 50:], "damaged or cut short"),
@@ -233,6 +241,8 @@ HALF = len(ARCHIVE) // 2
     (tar_of({name: PARTS[name] for name in PARTS if "4" not in name}), "the archive has no data_batch_4.bin"),
     (tar_of({**PARTS, "data_batch_4.bin": b"x"}), "data_batch_4.bin at byte 0: not a CIFAR-10 batch"),
     (b"<html>", "damaged or cut short"),
+    *((pax_tar(record), "damaged or cut short") for record in (
+        b"24 GNU.sparse.size=none\n", b"23 GNU.sparse.map=none\n22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n")),
 ])
 def test_refuses_a_damaged_archive(tmp_path: Path, content: bytes, message: str) -> None:
     path = save(tmp_path, content, "cifar-10-binary.tar.gz")

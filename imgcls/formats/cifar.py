@@ -211,7 +211,8 @@ def _read_archive(archive: AnyPath, names: Sequence[str]) -> dict[str, bytes]:
                         break
             while stream.read(1 << 20):
                 pass  # gzip's checksum stands at the end
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    # ValueError: tarfile's own of a pax header's sparse map, and of a negative size's position
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError) as error:
         raise DataError(archive, f"the archive is damaged or cut short ({str(error).lower()})") from error
     except OSError as error:
         raise DataError(archive, f"cannot be read: {reason(error)}") from error
