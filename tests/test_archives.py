@@ -280,6 +280,37 @@ def test_an_index_is_kept_for_the_same_files_only(tmp_path: Path, own_cache: Pat
     assert found[0].read(found[1]) == b"new"
 
 
+def test_archives_and_folders_whose_names_are_no_text(tmp_path: Path) -> None:
+    folder, path = os.fsdecode(b"\xe9"), str(tmp_path / os.fsdecode(b"caf\xe9.tar"))
+    with tarfile.open(path, "w", errors="surrogateescape") as tar:
+        for name, kind in ((f"{folder}/1.jpg", tarfile.REGTYPE), ("link.jpg", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            tar.addfile(info)
+    for inner in ("", folder):
+        found = open_index([path], inner=inner)
+        assert found.folders() == ["" if inner else folder]
+        problem, = found.problems()
+        assert "caf\\xe9.tar" in str(problem)
+        assert "link.jpg is left out: a symbolic link" in str(problem)
+        found.close()
+
+
+def test_the_index_of_another_user_is_read(tmp_path: Path, own_cache: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "MIN_KEPT_BYTES", 0)
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of({"a/1.jpg": jpeg(1)}))
+    open_index([str(path)]).close()
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+    monkeypatch.setattr(index.os, "utime", refuse)
+    steps: list[int] = []
+    open_index([str(path)], progress=lambda done, total: steps.append(done)).close()
+    assert not steps
+
+
 def test_a_folder_with_images_and_archives_is_a_folder(tree: Path, tmp_path: Path,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
     (tree / "z.tar").write_bytes(tar_of({"1.jpg": jpeg(1)}))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from imgcls.errors import DataError, ImgclsError, RunError, UsageError, reason, verbatim
+from imgcls.errors import DataError, ImgclsError, RunError, UsageError, printable, reason, verbatim
 from imgcls.formats.archives.member import Member, is_archive_name
 from imgcls.formats.archives.read import MemberReader, iter_members, open_reader
 from imgcls.storage.folders import cache_folder, remove_oldest
@@ -103,7 +103,8 @@ def _about(files: Sequence[_File], *, are_folders: bool) -> str:
 
 
 def _fingerprint(about: str, inner: str) -> str:
-    return hashlib.sha256(f"{about} {inner}".encode()).hexdigest()
+    # surrogateescape: folders of a tar may have names that are no UTF-8
+    return hashlib.sha256(f"{about} {inner}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class _File(NamedTuple):
@@ -138,7 +139,8 @@ def _open_kept(path: Path, about: str) -> sqlite3.Connection | None:
     with contextlib.suppress(sqlite3.Error, OSError):
         database = _connect(str(path))
         if database.execute("SELECT text FROM about").fetchone() == (about,):
-            os.utime(path)  # used now: the others are removed first
+            with contextlib.suppress(OSError):  # another user's cache, which can be read all the same
+                os.utime(path)  # used now: the others are removed first
             return database
         database.close()
     return None
@@ -210,8 +212,9 @@ class _Filler:
             for member in iter_members(file.path, lambda offset, base=passed: self._progress(base + offset)):
                 if isinstance(member, DataError):
                     why = member.reason.encode("utf-8", "replace").decode()
+                    # as it will be shown: SQLite takes no name that is no UTF-8
                     self._database.execute("INSERT INTO problems VALUES (?, ?, ?)",
-                                           (member.path, why, member.offset))
+                                           (printable(member.path), why, member.offset))
                 else:
                     self._add(prefix, number, member)
             passed += file.size
