@@ -357,6 +357,9 @@ def test_the_scan_of_a_large_file_is_cached_and_checked(tmp_path: Path,
         assert RecordReader(path).labels().tolist() == [1, 2, 4]
     write(path, ONE, TWO, SPLIT, THREE)      # another size, another time
     assert len(RecordReader(path)) == 4
+    os.utime(path, (-10, -10))  # before 1970
+    for _ in range(2):
+        assert RecordReader(path).labels().tolist()[:2] == [1, 2]
     cached.unlink()
     write(path, ONE, TWO[:-1])
     assert len(RecordReader(path)) == 1

@@ -46,7 +46,8 @@ class ScanCache:
         """Without `enabled`, or for a file of fewer than `MIN_FILE_BYTES`, nothing is loaded or saved."""
         self._path = path
         self._size = size
-        self._mtime_ns = mtime_ns
+        # as 64 bits without a sign: a file may be dated before 1970
+        self._mtime_ns = mtime_ns % (1 << 64)
         self._enabled = enabled and size >= MIN_FILE_BYTES
 
     def load(self, words: SlicedWords) -> np.ndarray | None:
