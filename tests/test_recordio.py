@@ -97,6 +97,15 @@ def test_nothing_appears_before_the_end(tmp_path: Path) -> None:
         RecordWriter("/proc/no/x.rec")
 
 
+def test_an_index_outlives_records_that_cannot_be_begun(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.rec")
+    (tmp_path / "x.idx").write_text("0\t0\n")
+    with pytest.raises(UsageError, match="a device or a pipe"):
+        RecordWriter(tmp_path / "x.rec")
+    assert (tmp_path / "x.idx").read_text() == "0\t0\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.idx", "x.rec"]
+
+
 def test_a_payload_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(framing, "MAX_PAYLOAD_BYTES", 10)
     with pytest.raises(RunError, match="11 bytes"), RecordWriter(tmp_path / "x.rec") as writer:

@@ -99,8 +99,9 @@ class RecordWriter:
             # Closed in the opposite order: the records have their name before the index has.
             self._idx = self._stack.enter_context(atomic_write(index_path(self.path)))
             self._rec = self._stack.enter_context(atomic_write(self.path))
-        except BaseException:
-            self._stack.close()
+        except BaseException as error:
+            # with the error: an index that is closed without one takes its name, empty, over a good one
+            self._stack.__exit__(type(error), error, error.__traceback__)
             raise
 
     def __enter__(self) -> RecordWriter:
