@@ -26,6 +26,7 @@ from imgcls.data.listing import ListSummary
 from imgcls.data.packing import pipeline, resumable
 from imgcls.data.selection import drawn
 from imgcls.errors import DataError
+from imgcls.formats import matlab as matlab_files
 from imgcls.formats.lists import ListEntry
 from imgcls.formats.recordio import RecordReader, RecordWriter, names_cache
 from imgcls.storage.paths import to_path
@@ -329,6 +330,22 @@ def matlab(synsets: list[tuple[float, str]]) -> bytes:
     content = b"".join(synset(number, name) for number, name in synsets)
     packed = zlib.compress(matrix(2, (len(synsets), 1), "synsets", fields + content))
     return b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed
+
+
+def test_a_mat_file_that_grows_in_memory_is_refused() -> None:
+    def element(kind: int, data: bytes) -> bytes:
+        return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    def file(kind: int, content: bytes) -> bytes:
+        head = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack("<ii", 1, 1)) + element(1, b"x")
+        packed = zlib.compress(element(14, head + content))
+        return b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed
+
+    assert matlab_files.loads(file(6, element(2, b"\7"))) == {"x": 7.0}
+    with pytest.raises(DataError, match="1000000 numbers where 1 are announced"):
+        matlab_files.loads(file(6, element(2, bytes(1_000_000))))
+    with pytest.raises(DataError, match="a structure of too many elements"):
+        matlab_files.loads(file(2, element(5, struct.pack("<i", 1)) + element(1, bytes(2_000_000))))
 
 
 def test_the_validation_images_of_ilsvrc_by_the_devkit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

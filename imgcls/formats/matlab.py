@@ -105,7 +105,11 @@ def _matrix(data: memoryview, budget: list[int], depth: int) -> tuple[str, objec
         element, content = next(parts)
         if element not in _NUMBERS:
             return name, None
-        values = np.frombuffer(content, "<" + _NUMBERS[element]).astype(np.float64)
+        stored = np.frombuffer(content, "<" + _NUMBERS[element])
+        # before they take eight times their memory as doubles
+        if len(stored) != count:
+            raise _Damage(f"{len(stored)} numbers where {count} are announced")
+        values = stored.astype(np.float64)
         return name, float(values[0]) if len(values) == 1 else values
     return name, None
 
@@ -117,9 +121,11 @@ def _structure(parts: Iterator[tuple[int, memoryview]], count: int, budget: list
     names = bytes(next(parts)[1])
     if width < 1:
         raise _Damage("field names without a length")
-    # all names have the same width, filled up with zeros
-    fields = [names[i:i + width].partition(b"\0")[0].decode("latin-1") for i in range(0, len(names), width)]
-    budget[1] -= count * max(1, len(fields))
+    # before the names are made: 256 MB of them may be a kilobyte in the file
+    num_fields = -(-len(names) // width)
+    budget[1] -= max(count, 1) * max(num_fields, 1)
     if budget[1] < 0:
         raise _Damage("a structure of too many elements")
+    # all names have the same width, filled up with zeros
+    fields = [names[i:i + width].partition(b"\0")[0].decode("latin-1") for i in range(0, len(names), width)]
     return [{field: _matrix(next(parts)[1], budget, depth + 1)[1] for field in fields} for _ in range(count)]
