@@ -79,6 +79,35 @@ def test_a_record_is_in_the_file_when_write_returns(tmp_path: Path) -> None:
     assert (record.keys, record.idx, record.tell()) == ([], {}, 0)
 
 
+class Interrupted(mx.recordio.MXIndexedRecordIO):
+    """A reader of which another thread reads a record whenever this one has set the position."""
+
+    other: int | None = None
+
+    @property
+    def _next(self) -> int:
+        return self.__dict__["position"]
+
+    @_next.setter
+    def _next(self, value: int) -> None:
+        self.__dict__["position"] = value
+        key, self.other = self.other, None
+        if key is not None:
+            self.read_idx(key)
+
+
+def test_threads_read_the_records_of_their_own_keys(tmp_path: Path) -> None:
+    paths = str(tmp_path / "a.idx"), str(tmp_path / "a.rec")
+    record = mx.recordio.MXIndexedRecordIO(*paths, "w")
+    for key in range(5):
+        record.write_idx(key, b"%d" % key)
+    record.close()
+    reader = Interrupted(*paths, "r")
+    for key in range(5):
+        reader.other = 4 - key
+        assert reader.read_idx(key) == b"%d" % key
+
+
 def test_keys_of_any_type_in_the_order_of_the_index(tmp_path: Path) -> None:
     paths = str(tmp_path / "a.idx"), str(tmp_path / "a.rec")
     record = mx.recordio.MXIndexedRecordIO(*paths, "w", key_type=str)

@@ -168,6 +168,10 @@ class MXIndexedRecordIO(MXRecordIO):
     def seek(self, idx: Any) -> None:
         """Let `read` continue with the record of this key. A key that is not in the `.idx` is a KeyError."""
         self._check("r")
+        self._next = self._row_of(idx)
+
+    def _row_of(self, idx: Any) -> int:
+        """Return the number in the file of the record of a key; see `seek`."""
         offset = self.idx.get(idx)
         if offset is None:
             # Where the .idx does not fit the file, that is the reason.
@@ -177,14 +181,15 @@ class MXIndexedRecordIO(MXRecordIO):
         if row == len(self._reader) or self._reader.offsets[row] != offset:
             raise DataError(self.uri, f"no record begins here, where {self.idx_path} has that of key {idx}",
                             offset)
-        self._next = row
+        return row
 
+    # By its own row: the threads of a DataLoader share the reader, and with it the position.
     def read_idx(self, idx: Any) -> bytes:
-        """Return the record of this key."""
-        self.seek(idx)
-        record = self.read()
-        assert record is not None  # `seek` found it
-        return record
+        """Return the record of this key; `read` continues behind it."""
+        self._check("r")
+        row = self._row_of(idx)
+        self._next = row + 1
+        return bytes(self._reader.payload(row))
 
     def write_idx(self, idx: Any, buf: bytes | bytearray | memoryview) -> None:
         """Append a record and its line of the `.idx`."""
