@@ -79,6 +79,13 @@ def test_a_record_is_in_the_file_when_write_returns(tmp_path: Path) -> None:
     assert (record.keys, record.idx, record.tell()) == ([], {}, 0)
 
 
+def test_a_file_of_nothing_but_none_arrays(tmp_path: Path) -> None:
+    # of the oldest version: no dimensions, and nothing behind them; no names
+    content = struct.pack("<QQQ", 0x112, 0, 9) + bytes(4 * 9) + bytes(8)
+    (tmp_path / "none.nd").write_bytes(content)
+    assert [array.shape for array in mx.nd.load(str(tmp_path / "none.nd"))] == [(0,)] * 9
+
+
 class Interrupted(mx.recordio.MXIndexedRecordIO):
     """A reader of which another thread reads a record whenever this one has set the position."""
 

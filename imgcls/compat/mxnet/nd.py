@@ -21,7 +21,8 @@ from imgcls.compat.mxnet.base import MXNetError, translated
 from imgcls.compat.mxnet.context import to_context
 from imgcls.errors import first_line
 from imgcls.formats import params
-from imgcls.storage.paths import to_local_path
+from imgcls.storage.paths import to_path
+from imgcls.storage.reading import open_read
 
 
 # Always a copy: changing it does not change the source.
@@ -175,8 +176,9 @@ def _has_names(fname: str | os.PathLike[str], names: list[str]) -> bool:
     # The file ends with the number of names, none or as many as there are arrays, and then the names.
     texts = [name.encode() for name in names]
     tail = len(names).to_bytes(8, "little") + b"".join(len(t).to_bytes(8, "little") + t for t in texts)
-    with open(to_local_path(fname), "rb") as stream:
-        stream.seek(-len(tail), os.SEEK_END)  # an array takes more than a name
+    with open_read(to_path(fname)) as stream:
+        # "none" arrays of old files take less than their names would
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - len(tail)))
         return stream.read() == tail
 
 
