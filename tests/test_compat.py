@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -77,6 +78,26 @@ def test_a_record_is_in_the_file_when_write_returns(tmp_path: Path) -> None:
     record.reset()  # for writing: empties it
     assert (tmp_path / "a.rec").stat().st_size == 0
     assert (record.keys, record.idx, record.tell()) == ([], {}, 0)
+
+
+def test_a_download_replaces_what_is_there_and_is_compared(tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    utils = importlib.import_module("imgcls.compat.mxnet.gluon.utils")
+
+    def fetch(urls: list[str], target: str) -> None:
+        if not os.path.exists(target):  # as the real one
+            Path(target).write_bytes(urls[0].encode())
+    monkeypatch.setattr(utils, "fetch", fetch)
+    path = tmp_path / "folder/x.bin"
+    assert utils.download("http://a/old", str(path)) == str(path)
+    sha1 = "ea08a02bbaa3f03aff1e5ef6f7d6a7ed4ff19d19"
+    with pytest.raises(mx.MXNetError, match="http://a/new: its SHA-1 is not ea08a0"):
+        utils.download("http://a/new", str(path), sha1_hash=sha1)
+    utils.download("http://a/new", str(path))
+    assert path.read_bytes() == b"http://a/old"
+    utils.download("http://a/new", str(path), overwrite=True)
+    assert path.read_bytes() == b"http://a/new"
+    assert os.listdir(path.parent) == ["x.bin"]
 
 
 def test_a_file_of_nothing_but_none_arrays(tmp_path: Path) -> None:

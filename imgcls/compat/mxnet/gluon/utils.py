@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from imgcls.compat.mxnet import nd
-from imgcls.compat.mxnet.base import translated
+from imgcls.compat.mxnet.base import MXNetError, translated
 from imgcls.compat.mxnet.nd import NDArray
+from imgcls.errors import verbatim
 from imgcls.storage.download import fetch
 
 
@@ -75,9 +77,17 @@ def check_sha1(filename: str | os.PathLike[str], sha1_hash: str) -> bool:
 @translated
 def download(url: str, path: str | None = None, overwrite: bool = False, sha1_hash: str | None = None,
              retries: int = 5, verify_ssl: bool = True) -> str:
-    """Download a file unless it is there; return its path."""
+    """Download a file unless it is there; return its path. MXNetError where its SHA-1 is another one."""
     name = url.split("/")[-1]
     target = name if path is None else os.path.join(path, name) if os.path.isdir(path) else path
     if overwrite or not os.path.exists(target) or (sha1_hash and not check_sha1(target, sha1_hash)):
-        fetch([url], target)
+        folder = os.path.dirname(os.path.abspath(target))
+        os.makedirs(folder, exist_ok=True)
+        # aside first: `fetch` takes a file that is there as it is, and an old one stays where this fails
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as aside:
+            fetched = os.path.join(aside, os.path.basename(target))
+            fetch([url], fetched)
+            if sha1_hash and not check_sha1(fetched, sha1_hash):
+                raise MXNetError(f"{verbatim(url)}: its SHA-1 is not {verbatim(sha1_hash)}")
+            os.replace(fetched, target)
     return target
