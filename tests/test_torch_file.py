@@ -92,6 +92,14 @@ def test_a_pickle_that_asks_for_more_than_tensors(tmp_path: Path, name: str, is_
     refused(saved(tmp_path / "x.pth", value, is_legacy=is_legacy))
 
 
+def test_the_last_pickle_of_a_legacy_file_makes_no_bytearray(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", {"a": torch.ones(3)}, is_legacy=True)
+    content = path.read_bytes()
+    begin = content.rindex(b"\x80\x02]q\x00")  # the list of storages, behind the weights
+    path.write_bytes(content[:begin] + b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.")
+    assert "builtins.bytearray, which is not allowed" in refused(path)
+
+
 class _Pickler(pickle._Pickler):  # Python's own, whose references can be anything
     def persistent_id(self, value: Any) -> Any:
         return value.reference if isinstance(value, _Reference) else None

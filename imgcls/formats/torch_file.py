@@ -7,7 +7,8 @@ torch, allocates no memory by a size that the file names, and is called by
 `pretrained/torchvision_weights.py`.
 
     archive   a zip, all of it stored: ROOT/data.pkl, ROOT/data/KEY for each storage, and some small files
-    legacy    until torch 1.5: pickles of a magic number, a version, the system, the weights; the storages
+    legacy    until torch 1.5: pickles of a magic number, a version, the system, the weights, the order of the
+              storages; the storages
 """
 
 from __future__ import annotations
@@ -221,9 +222,11 @@ def _check_legacy(stream: BinaryIO, size: int, path: object) -> None:
     storages = _Storages(path)
     _system, after = pickles.load_first(content, {}, path, encoding="bytes")
     content = content[after:]
-    value, _ = pickles.load_first(content, storages.names, path, encoding="bytes",
-                                  persistent=storages.storage)
+    value, after = pickles.load_first(content, storages.names, path, encoding="bytes",
+                                      persistent=storages.storage)
     _check_state_dict(value, path)
+    # the order of the storages, which torch unpickles as well: it would make a bytearray of any size of it
+    pickles.load_first(content[after:], {}, path, encoding="bytes")
     # torch takes the memory of each before it looks for its content
     if sum(storages.sizes.values()) > size:
         raise DataError(path, "its tensors are larger than the file")
