@@ -97,6 +97,17 @@ RECORDED = [[0.001569, 0.038805, 0.959626], [0.055384, 0.307022, 0.637594], [0.0
 RECORDED_BIAS = [0.189145, 1.054713, 1.756142]
 
 
+def test_labels_that_name_no_class_have_no_target() -> None:
+    symbol = mx.sym.SoftmaxOutput(mx.sym.Variable("data"), name="softmax")
+    executor = symbol.simple_bind(mx.cpu(), data=(3, 4))
+    executor.arg_dict["data"][:] = mx.nd.array(np.arange(12).reshape(3, 4) % 5)
+    executor.forward(is_train=True, softmax_label=mx.nd.array([-1, 4, 2]))
+    executor.backward()
+    expected = executor.outputs[0].asnumpy()
+    expected[2, 2] -= 1
+    assert np.array_equal(executor.grad_dict["data"].asnumpy(), expected)
+
+
 def test_buckets_share_their_parameters() -> None:
     module = mx.mod.BucketingModule(_bucket, default_bucket_key=6)
     module.bind([("data", (2, 24))], [("softmax_label", (2,))])

@@ -111,13 +111,11 @@ class SoftmaxOutput(Loss):
             probabilities = result.reshape(-1, num_classes, 1)
         labels = label.reshape(probabilities.shape[0], 1, probabilities.shape[2])
         num_classes = probabilities.shape[1]
-        target = torch.zeros_like(probabilities)
-        if self.smoothing:
-            target += self.smoothing / max(num_classes - 1, 1)  # over the other classes, not over all of them
-        # Labels that name no class have none; torch would stop at them.
-        classes = labels.long().clamp(0, num_classes - 1)
-        target.scatter_(1, classes, 1 - self.smoothing)
-        difference = probabilities - target
+        # Compared, not scattered: a label that names no class, such as -1, has no target, as in MXNet.
+        classes = torch.arange(num_classes, device=labels.device).reshape(1, -1, 1)
+        others = self.smoothing / max(num_classes - 1, 1)  # over the other classes, not over all of them
+        target = torch.where(labels.long() == classes, 1 - self.smoothing, others)
+        difference = probabilities - target.to(probabilities.dtype)
         if self.ignored is not None:
             difference = difference * (labels != self.ignored)
         count = 1.0
