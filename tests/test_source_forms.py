@@ -38,8 +38,9 @@ from imgcls.data.sources import Source, notes, open_source, open_val
 from imgcls.errors import DataError, ImgclsError, RunError, UsageError
 from imgcls.formats import lists, recordio
 from imgcls.formats.archives import index as archive_index
+from imgcls.formats.csv_lists import CsvList
 from imgcls.formats.datum import DATA_FILE, Datum, LmdbReader, LmdbWriter
-from imgcls.formats.parquet import ParquetWriter
+from imgcls.formats.parquet import ParquetReader, ParquetWriter
 from imgcls.formats.shards import ShardWriter
 from imgcls.storage.remote import RemotePath
 
@@ -324,6 +325,24 @@ def test_parquet_that_is_more_than_memory_has_an_order_of_its_own(forms: Path, m
     expected = batches(source, 1)
     assert sum(len(labels) for _, labels in expected) == COUNT
     assert_equal(batches(source, 1, 3), expected[3:])
+
+
+@needs_parquet
+def test_paths_in_parquet_that_are_no_text_are_damage(tmp_path: Path) -> None:
+    arrow = importlib.import_module("pyarrow")
+    offsets, content = np.array([0, 2], np.int32).tobytes(), b"\xff\xfe"
+    names = arrow.StringArray.from_buffers(1, arrow.py_buffer(offsets), arrow.py_buffer(content))
+    images = arrow.StructArray.from_arrays([arrow.array([b"jpeg"]), names], ["bytes", "path"])
+    table = arrow.table({"image": images, "label": arrow.array([1])})
+    importlib.import_module("pyarrow.parquet").write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="row 0: "):
+        list(ParquetReader(tmp_path / "x.parquet"))
+
+
+def test_labels_of_digits_and_underscores_are_names(tmp_path: Path) -> None:
+    found = CsvList(write_csv(tmp_path / "x.csv", [("a.jpg", "1_1"), ("b.jpg", "1_2"), ("c.jpg", "1_1")]))
+    assert [entry.labels for entry in found if not isinstance(entry, DataError)] == [(0,), (1,), (0,)]
+    assert found.names == {"1_1": 0, "1_2": 1}
 
 
 @needs_parquet

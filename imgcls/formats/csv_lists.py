@@ -126,7 +126,10 @@ def _delimiter(head: str) -> str:
 
 def _number(label: str) -> float | None:
     """Return a label as the number that it is, None for a name."""
+    # Python would read 1_2 as 12: here it is a name
+    if len(label) > _MAX_DIGITS or label[0] not in "+-.0123456789" or "_" in label:
+        return None
     try:
-        return float(label) if len(label) <= _MAX_DIGITS and label[0] in "+-.0123456789" else None
+        return float(label)
     except ValueError:
         return None

@@ -81,7 +81,8 @@ class ParquetReader:
                                         strict=True):
                     yield self._row(row, image.as_py(), label.as_py())
                     row += 1
-        except (self._arrow.ArrowException, OSError) as error:
+        # the same as in `_reading`; a `path` that is no UTF-8 is a ValueError
+        except (self._arrow.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
             raise DataError(self._shown, f"row {row}: {_first_line(error)}") from error
 
     def labels(self) -> tuple[np.ndarray, list[str]]:
