@@ -163,6 +163,8 @@ def test_a_budget_is_kept_and_gone_on_with(digits: Path, tmp_path: Path, capsys:
     # what was chosen holds for a run that goes on, however fast its machine is then
     monkeypatch.setattr(time_budget, "epochs_in", lambda _seconds, _epoch: 9)
     assert train(digits, *flags, "--load-epoch", "1") == 0
+    assert ("note: --time-budget 1 changes nothing: --num-epochs 3 was chosen when the run began"
+            in capsys.readouterr().err)
     assert (tmp_path / "m-0003.params").read_bytes() == (tmp_path / "n-0003.params").read_bytes()
     assert not (tmp_path / "m-0004.params").exists()
     assert train(digits, *flags, "--num-epochs", 5) == 2

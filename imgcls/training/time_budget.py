@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -60,8 +60,8 @@ def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader
         saved: Saved | None, worker: Worker, reporter: Reporter) -> Config:
     """Return the configuration with the epochs that fit into `time_budget` minutes, and their schedule.
 
-    Unchanged without a budget. A resumed run keeps what was chosen for it. UsageError beside
-    `num_epochs`, and with dist_async.
+    Unchanged without a budget. A resumed run keeps what was chosen for it, and a note says so. UsageError
+    beside `num_epochs`, and with dist_async.
     """
     budget_s = config.find.time_budget * 60
     if not budget_s:
@@ -76,11 +76,7 @@ def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader
     # a run
     before = (read_noted(saved, worker).get("chosen") or {}) if saved is not None else {}
     if saved is not None and before.get("num_epochs"):
-        try:
-            return with_epochs(config, convert(FIELDS["num_epochs"], before["num_epochs"]),
-                               convert(FIELDS["progressive_scale"], before.get("progressive_scale", 1.0)))
-        except UsageError as error:
-            raise DataError(f"{saved.path}: the meta data beside it", str(error)) from error
+        return _as_before(config, saved, before, reporter)
     started = time.perf_counter()
     scales = allowed_scales(config, model, worker.device)
     seconds = min(_PART * budget_s, _MAX_SECONDS) / (2 if scales else 1)
@@ -106,6 +102,20 @@ def fit(config: Config, model: nn.Module, loss: Loss, loader: Loader, val_loader
         reporter.warn(f"`time_budget` {config.find.time_budget:g}: one epoch takes about {epoch_s / 60:.3g} "
                       "minutes; smaller images (`image_shape`) or a smaller network take less")
     return with_epochs(config, num_epochs, scale)
+
+
+def _as_before(config: Config, saved: Saved, before: Mapping[str, Any], reporter: Reporter) -> Config:
+    """Return the configuration with the epochs and sizes in `before`, which were chosen when the run began.
+    """
+    try:
+        config = with_epochs(config, convert(FIELDS["num_epochs"], before["num_epochs"]),
+                             convert(FIELDS["progressive_scale"], before.get("progressive_scale", 1.0)))
+    except UsageError as error:
+        raise DataError(f"{saved.path}: the meta data beside it", str(error)) from error
+    # they need not be of a budget: those of a small folder are chosen by its number of images
+    reporter.info(f"note: `time_budget` {config.find.time_budget:g} changes nothing: `num_epochs` "
+                  f"{config.train.num_epochs} was chosen when the run began, and is kept")
+    return config
 
 
 @dataclasses.dataclass(frozen=True)
