@@ -106,6 +106,10 @@ def test_data_that_are_lost_inside_a_step_cost_none_of_its_batches(digits: Path,
         with pytest.raises(AssertionError):
             train(digits, tmp_path / "m", *flags)
     assert "in epoch 0, batch 2 the position was saved" in capsys.readouterr().err
+    # inside a step of another length: its gradients would be those of the rest alone
+    assert command.main(["--data-dir", str(digits), "--network", "mlp", "--model-prefix", f"{tmp_path}/m",
+                         *map(str, flags[:4]), "--accumulate", "3", "--load-epoch", "auto"]) == 2
+    assert "was saved after batch 2 of an epoch with another --accumulate" in capsys.readouterr().err
     resumed = train(digits, tmp_path / "m", *flags, "--load-epoch", "auto")
     for name, value in undisturbed.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imgcls.config.sections import OptimizerConfig
 from imgcls.data.loaders.batch import Loader
+from imgcls.optim.schedules import Schedule
+
+
+def num_accumulated(config: OptimizerConfig, schedule: Schedule) -> int:
+    """Return the number of batches in a step: `accumulate`, or those of lbsgd's macrobatch."""
+    return schedule.macrobatch.num_batches if schedule.macrobatch else config.accumulate
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from imgcls.distributed.rank_info import RankInfo
 from imgcls.errors import ImgclsError, UsageError, tell
 from imgcls.optim.schedules import Schedule
 from imgcls.training import checkpoint
+from imgcls.training.accumulation import Accumulation, num_accumulated
 from imgcls.training.checkpoint import Position, Saved, states
 from imgcls.training.reporter import Reporter
 
@@ -108,7 +109,7 @@ def resume_position(config: Config, saved: Saved | None, loader: Loader, lr_sche
                     reporter: Reporter) -> Position:
     """Return where training begins: the saved position, its update counted in this run's batches.
 
-    UsageError for a position inside an epoch whose batches have changed since.
+    UsageError for a position inside an epoch whose batches have changed since, or inside a step of this run.
     """
     if saved is None:
         return Position()
@@ -120,6 +121,13 @@ def resume_position(config: Config, saved: Saved | None, loader: Loader, lr_sche
         raise UsageError(f"`load_epoch` {config.checkpoint.load_epoch}: {saved.path} was saved inside an "
                          f"epoch with other data or another `batch_size` (an epoch has {per_epoch} batches "
                          "now); resume with those of then, or from a whole epoch")
+    # a position is saved between two steps: inside of one, the gradients of its first batches are lost
+    count = num_accumulated(config.optimizer, lr_schedule)
+    if position.batch and not Accumulation(count, loader).window(update).is_last:
+        setting = "macrobatch_size" if lr_schedule.macrobatch else "accumulate"
+        raise UsageError(f"`load_epoch` {config.checkpoint.load_epoch}: {saved.path} was saved after "
+                         f"batch {position.batch} of an epoch with another `{setting}`: a step is of {count} "
+                         "batches now; resume with that of then, or from a whole epoch")
     position = dataclasses.replace(position, update=update)
     lr = lr_schedule.lr_at(position.update + 1)
     if lr != config.schedule.lr:

@@ -14,7 +14,7 @@ from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError, verbatim
 from imgcls.optim import optimizers
 from imgcls.optim.schedules import Schedule
-from imgcls.training.accumulation import Window
+from imgcls.training.accumulation import Window, num_accumulated
 from imgcls.training.checkpoint import Position, Saved
 from imgcls.training.checkpoint.mxnet_states import translate_states
 from imgcls.training.checkpoint.optimizer_state import in_words_of_today, restore_optimizer
@@ -112,7 +112,7 @@ def make_updater(config: Config, model: nn.Module, schedule: Schedule, saved: Sa
     if saved:
         _restore(optimizer, precision, config, model, schedule, saved, position, reporter)
     return Updater(optimizer, schedule, precision, config.optimizer.clip_gradient, config.optimizer.clip_norm,
-                   macrobatch.num_batches if macrobatch else config.optimizer.accumulate)
+                   num_accumulated(config.optimizer, schedule))
 
 
 def _restore(optimizer: torch.optim.Optimizer, precision: Precision, config: Config, model: nn.Module,
