@@ -103,6 +103,12 @@ def test_refused(flags: list[str], obstacle: str, capsys: pytest.CaptureFixture[
     assert err.count("\n") == 1
 
 
+def test_a_compiled_network_is_not_monitored(capsys: pytest.CaptureFixture[str]) -> None:
+    """Hooks of single steps are not called in what is compiled."""
+    assert train.main(["--dataset", "digits", "--network", "mlp", "--compile", "--monitor", "10"]) == 2
+    assert "--compile: does not go with --monitor" in capsys.readouterr().err
+
+
 def test_the_replayed_passes_count(recorder: Recorder) -> None:
     """A forward and a step is all that it takes: NUM_WARM_UP passes are run before the recording."""
     calls: list[int] = []

@@ -158,6 +158,9 @@ def wrap_data_parallel(config: Config, model: nn.Module, worker: Worker,
 def check_sharing(config: Config, worker: Worker) -> None:
     """Raise UsageError for settings that do not go with the way gradients are shared."""
     check_cuda_graphs(config, worker)
+    if config.device.compile and config.train.monitor:
+        # it calls no hooks that were set after it was compiled: lines of outputs would be missing
+        raise UsageError("`compile`: does not go with `monitor`, which reads tensors inside the network")
     distributed = config.distributed
     dtype = config.device.dtype
     if worker.is_async:
