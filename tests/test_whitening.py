@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +16,12 @@ from torch import nn
 from imgcls.cli import train as command
 from imgcls.config.sections import NetworkConfig
 from imgcls.data.loaders.batch import Batch
+from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
 from imgcls.formats import params
 from imgcls.networks import build_network
 from imgcls.training import trainer
-from imgcls.training.whitening import first_convolution, whitening_filters
+from imgcls.training.whitening import first_convolution, whiten, whitening_filters
 
 FLAGS = ("--network", "airbench", "--multiplier", "0.125", "--image-shape", "1,28,28", "--whiten", "1",
          "--batch-size", "50", "--num-epochs", "1", "--bias-lr-mult", "4", "--initializer", "dirac",
@@ -51,6 +54,13 @@ def test_networks_that_begin_with_something_else_are_refused(network: str, shape
     with pytest.raises(UsageError, match=problem):
         first_convolution(model)
     assert isinstance(first_convolution(nn.Sequential(nn.Conv2d(3, 4, 2), nn.Linear(2, 2))), nn.Conv2d)
+
+
+def test_filters_that_are_larger_than_the_images_are_refused() -> None:
+    batch = Batch(torch.zeros(5, 3, 2, 2), torch.zeros(5, dtype=torch.int64), 5, 5)
+    loader: Any = SimpleNamespace(epoch=lambda _epoch: (one for one in [batch]))
+    with pytest.raises(UsageError, match="filters of 3 x 3 pixels are larger than images of 2 x 2"):
+        whiten(nn.Conv2d(3, 4, 3, padding=1), loader, Worker(torch.device("cpu")), is_new=True)
 
 
 def test_it_is_of_the_images_alone_and_a_resumed_run_keeps_it(tmp_path: Path,

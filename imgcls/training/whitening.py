@@ -31,7 +31,8 @@ def whiten(model: nn.Module, loader: Loader, worker: Worker, *, is_new: bool) ->
     """Set the first convolution of `model`, on the CPU, from the images of `loader`, and freeze it.
 
     A network that is not new keeps its weights. UsageError for a network that begins with something else, or
-    with more filters than there are directions, and for workers of dist_async.
+    with more filters than there are directions, for images smaller than a filter, and for workers of
+    dist_async.
     """
     if worker.is_async:
         raise UsageError("`whiten`: does not go with `kv_store` dist_async, whose workers see different "
@@ -87,6 +88,10 @@ def _second_moments(convolution: Convolution | nn.Conv2d, loader: Loader, worker
             images = batch.images[:batch.num_valid].float()
             if images.ndim != 4:
                 raise UsageError("`whiten`: is for images, and this network takes flat rows")
+            if images.shape[2] < kernel[0] or images.shape[3] < kernel[1]:
+                # borders are left out here, whatever the convolution pads: no patch would be left
+                raise UsageError(f"`whiten`: the filters of {kernel[0]} x {kernel[1]} pixels are larger than "
+                                 f"images of {images.shape[2]} x {images.shape[3]}")
             patches = F.unfold(images, kernel).transpose(1, 2).reshape(-1, size)
             # float64: the same sum, whether it is of whole batches or of the parts of several processes
             total += (patches.T @ patches).double().cpu()
