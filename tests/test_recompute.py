@@ -13,6 +13,7 @@ from imgcls.cli import train as command
 from imgcls.config import resolve
 from imgcls.config.sections import NetworkConfig
 from imgcls.errors import RunError, UsageError
+from imgcls.layers import Convolution
 from imgcls.networks import build_network
 from imgcls.training.determinism import deterministic
 from imgcls.training.recompute import recompute_activations
@@ -55,6 +56,24 @@ def test_the_bits_are_the_same(config: NetworkConfig) -> None:
     assert all(torch.equal(a, b) for a, b in zip(buffers, moved, strict=True)), "statistics moved once"
     assert kept_again < kept / 2
     assert "computed again in the backward pass" in note
+
+
+def test_a_part_keeps_no_activations_after_an_error() -> None:
+    """An error ends every second pass, as torch stops it where it has what it needs; and memory may run out."""
+    config = NetworkConfig(network="resnet", num_layers=20, image_shape=(3, 28, 28), num_classes=3)
+    model = build_network(config, seed=0).train()
+    recompute_activations(model, ASKED, {})
+    parts = vars(model.forward)["_parts"]
+    model(torch.randn(2, 3, 28, 28)).sum().backward()
+    assert not any(part._interpreter.env for part in parts)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    next(module for module in model.modules() if isinstance(module, Convolution)).register_forward_hook(fail)
+    with pytest.raises(MemoryError):
+        model(torch.randn(2, 3, 28, 28))
+    assert not any(part._interpreter.env for part in parts)
 
 
 def test_what_it_does_not_go_with() -> None:

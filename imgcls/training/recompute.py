@@ -90,9 +90,13 @@ class _Part:
     def __call__(self, *values: Any) -> tuple[Any, ...]:
         env = dict(zip(self.inputs, values, strict=True))
         self._interpreter.env = env
-        for node in self._nodes:
-            env[node] = self._interpreter.run_node(node)
-        self._interpreter.env = {}
+        try:
+            for node in self._nodes:
+                env[node] = self._interpreter.run_node(node)
+        finally:
+            # torch ends a second pass by an exception when it has what it needs, and memory may run out: the
+            # activations must not stay here
+            self._interpreter.env = {}
         return tuple(env[node] for node in self.outputs)
 
 
