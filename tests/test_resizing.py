@@ -76,6 +76,13 @@ def test_what_cannot_be_resized_is_refused() -> None:
 
     with pytest.raises(UsageError, match="does not run on images of 8 x 8"):
         make_resizing(config, (3, 16, 16), OfOneSize(), CPU)
+
+    class Large(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes")
+
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        make_resizing(config, (3, 16, 16), Large(), CPU)
     with pytest.raises(UsageError, match="is of flat rows"):
         make_resizing(config, (784,), pooled, CPU)
     with pytest.raises(UsageError, match="the first must not be after the second"):

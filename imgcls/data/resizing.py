@@ -17,6 +17,7 @@ from imgcls.config.flags import show
 from imgcls.config.sections import TrainConfig
 from imgcls.data.loaders.batch import Batch
 from imgcls.errors import UsageError
+from imgcls.storage.tracebacks import is_out_of_memory
 
 #: sizes are multiples of this part of the full one: a compiled network is compiled anew for each
 _NUM_STEPS = 8
@@ -75,6 +76,8 @@ def make_resizing(config: TrainConfig, image_shape: tuple[int, ...], model: nn.M
             model.eval()(torch.zeros(1, image_shape[0], height, width, device=device))
     # torchvision and timm assert that an image has the size of their position embedding
     except (RuntimeError, ValueError, AssertionError) as error:
+        if is_out_of_memory(error):  # which says nothing about the size that the network takes
+            raise
         raise UsageError(f"{what}: the network does not run on images of {height} x {width}; one that "
                          "averages its last map (resnet, mobilenet, ...) does") from error
     finally:
