@@ -64,6 +64,7 @@ def test_it_tells_what_and_how_long_and_writes_nothing(photos: Path, own_cache: 
     assert re.search(r"data: .* 5\d images, \d+ for validation, 2 classes", err)
     assert f"{home}/m/pets-0001.params to -0100.params (100 of" in out
     assert f"the run would begin by making --mean-image {home}/mean.bin" in err
+    assert f"{home}/m/pets-mean.bin" in out
     assert f"the log {home}/x.log" in out
     for name in ("loader", "copy", "network", "together"):
         assert re.search(rf"^{name}: +[\d.,]+ ms a batch of 16, [\d,]+ images/s", out, re.MULTILINE), out

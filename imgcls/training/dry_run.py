@@ -33,7 +33,8 @@ _MIB = 1 << 20
 
 
 def without_missing_mean(config: Config, reporter: Reporter) -> Config:
-    """Return the configuration without a mean image that does not exist: making it would read all images."""
+    """Return the configuration of loaders without a mean image that does not exist: making it would read all
+    images."""
     path = config.augment.mean_image
     if not path or to_path(path, "`mean_image`").exists():
         return config
@@ -170,7 +171,7 @@ def _describe_files(trainer: Trainer, config: Config) -> str:
     names += ["-report.html"] if report.report_page else []
     # files that the settings do not ask for are not listed
     names += ["-tensorboard/"] if report.tensorboard else []
-    names += ["-mean.bin"] if config.augment.mean_image else []
+    names += ["-mean.bin"] if config.augment.mean_image and not config.data.benchmark else []
     names += ["-best.json"] if config.early_stopping.patience or config.early_stopping.keep_best else []
     first = min(period, epochs)
     return (f"{prefix}-{first:04d}.params to -{epochs:04d}.params ({num_saved} of {weights_mib:.1f} MiB, and "

@@ -108,7 +108,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         saved = None if config.train.test_io else resume.load_agreed(config, worker)
         config, data = _decide(config, data, saved, worker, reporter, make_network is not None, find_trained)
         batch_size = resume.global_batch_size(config, saved, worker, reporter)
-        loader, val_loader = loaders.make_loaders(config, data, worker, batch_size)
+        loader, val_loader = _make_loaders(config, data, worker, batch_size, reporter)
         if config.train.test_io:
             return None, read_speed.measure(loader, config.train, reporter, prints=worker.rank == 0)
 
@@ -177,9 +177,15 @@ def _decide(config: Config, data: Splits, saved: Saved | None, worker: Worker, r
     config = auto_settings.choose(config, data, saved, worker, reporter, is_pretrained=is_pretrained,
                             find_trained=find_trained)
     config = keep_preprocessing(config, saved, worker, reporter)
+    return loaders.decide_validation(config, data), data
+
+
+def _make_loaders(config: Config, data: Splits, worker: Worker, batch_size: int,
+                  reporter: Reporter) -> tuple[Loader, Loader | None]:
+    """Return the loaders for training and for validation; those of a dry run make no mean image."""
     if config.train.dry_run:
         config = dry_run.without_missing_mean(config, reporter)
-    return loaders.decide_validation(config, data), data
+    return loaders.make_loaders(config, data, worker, batch_size)
 
 
 def _make_model(config: Config, saved: Saved | None, reporter: Reporter, loader: Loader, worker: Worker,
