@@ -11,6 +11,7 @@ from conftest import write_digits
 from imgcls.cli import score
 from imgcls.cli import train as command
 from imgcls.config.sections import EarlyStoppingConfig, ReportConfig
+from imgcls.storage.uploads import UploadQueue
 from imgcls.training.best_epoch import BestEpoch
 from imgcls.training.reporter import Reporter
 
@@ -27,7 +28,7 @@ def train(folder: Path, *flags: object) -> int:
 def decide(patience: int, *accuracies: float) -> int:
     """The epoch that training ends with, 0 where it goes on."""
     reporter = Reporter(ReportConfig(), quiet=True)
-    best = BestEpoch(EarlyStoppingConfig(patience=patience, keep_best=True), {}, None, reporter)
+    best = BestEpoch(EarlyStoppingConfig(patience=patience, keep_best=True), {}, reporter)
     for epoch, accuracy in enumerate(accuracies, 1):
         best.note(epoch, {"accuracy": accuracy})
         if best.is_over(epoch):
@@ -67,6 +68,22 @@ def test_a_rate_of_0_is_stopped_and_the_first_epoch_was_best(digits: Path, tmp_p
     (tmp_path / "m-best.json").write_text('{"accuracies": {"1": "x"}}')
     assert train(digits, *flags, "--load-epoch", 1) == 1
     assert "accuracies" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_best_epoch_is_named_when_its_weights_are_there(digits: Path, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    write = UploadQueue.write
+
+    def note(self: UploadQueue, path: str, *pieces: bytes) -> None:
+        written.append(path.rpartition("/")[2])
+        write(self, path, *pieces)
+
+    monkeypatch.setattr(UploadQueue, "write", note)
+    assert train(digits, "--lr", 0, "--num-epochs", 3, "--keep-best", "--save-period", 100, "--model-prefix",
+                 tmp_path / "m") == 0
+    assert [name for name in written if not name.endswith(("-symbol.json", "-meta.json"))] == [
+        "m-0001.states", "m-0001.params", "m-best.json", "m-best.json", "m-0003.states", "m-0003.params", "m-best.json"]
 
 
 def test_validation_every_few_epochs(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from imgcls.distributed.process_group import Worker
 from imgcls.errors import UsageError
 from imgcls.formats import json_text
 from imgcls.storage.paths import to_path
-from imgcls.training.checkpoint import Checkpoint, Position, Saved, prefix_of
+from imgcls.training.checkpoint import Position, Saved, prefix_of
 from imgcls.training.checkpoint.files import read_best
 from imgcls.training.reporter import Reporter
 
@@ -27,12 +27,11 @@ class BestEpoch:
     process."""
 
     def __init__(self, config: EarlyStoppingConfig, accuracies: Mapping[int, float],
-                 checkpoint: Checkpoint | None, reporter: Reporter) -> None:
-        """`accuracies` are those of the epochs before a resume; `checkpoint` writes the file, in rank 0."""
+                 reporter: Reporter) -> None:
+        """`accuracies` are those of the epochs before a resume."""
         self._config = config
         # a copy: the mapping that was passed stays as it is
         self._accuracies = dict(accuracies)
-        self._checkpoint = checkpoint
         self._reporter = reporter
 
     @property
@@ -42,14 +41,17 @@ class BestEpoch:
         # a later epoch that is no better has only had more time to overfit
         return max(self._accuracies, key=lambda epoch: (self._accuracies[epoch], -epoch), default=0)
 
+    @property
+    def content(self) -> str:
+        """What PREFIX-best.json is to hold."""
+        return json.dumps({
+            "epoch": self.epoch, "accuracy": self._accuracies[self.epoch],
+            "accuracies": {str(number): value for number, value in self._accuracies.items()}}, indent=1)
+
     def note(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Record the validation of an epoch, and write the file."""
-        self._accuracies[epoch] = metrics["accuracy"]
+        """Record the validation of an epoch; the saver writes the file, behind the weights."""
         # every process notes, so that all of them stop at the same epoch; rank 0 alone writes
-        if self._checkpoint:
-            self._checkpoint.save_best(json.dumps({
-                "epoch": self.epoch, "accuracy": self._accuracies[self.epoch],
-                "accuracies": {str(number): value for number, value in self._accuracies.items()}}, indent=1))
+        self._accuracies[epoch] = metrics["accuracy"]
 
     def is_to_be_kept(self, epoch: int) -> bool:
         """Whether `epoch` is the best so far and its weights are to be saved in any case."""
@@ -81,9 +83,8 @@ class BestEpoch:
         return f"epoch {self.epoch} was best, with validation accuracy {self._accuracies[self.epoch]:.4f}"
 
 
-def begin_best(config: EarlyStoppingConfig, saved: Saved | None, position: Position,
-               checkpoint: Checkpoint | None, worker: Worker, reporter: Reporter,
-               val_loader: Loader | None) -> BestEpoch | None:
+def begin_best(config: EarlyStoppingConfig, saved: Saved | None, position: Position, worker: Worker,
+               reporter: Reporter, val_loader: Loader | None) -> BestEpoch | None:
     """Return the record of the validations, None where neither `patience` nor `keep_best` is set.
 
     UsageError without validation data, and with dist_async, whose workers end independently.
@@ -102,7 +103,7 @@ def begin_best(config: EarlyStoppingConfig, saved: Saved | None, position: Posit
     before = _read(saved, position) if saved and not worker.rank else {}
     content = worker.broadcast(json.dumps(before).encode(), 0)
     accuracies = {int(epoch): value for epoch, value in json.loads(content).items()}
-    return BestEpoch(config, accuracies, checkpoint, reporter)
+    return BestEpoch(config, accuracies, reporter)
 
 
 def _read(saved: Saved, position: Position) -> dict[str, float]:

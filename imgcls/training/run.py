@@ -134,7 +134,7 @@ def run(config: Config, *, splits: Callable[[], Splits] | None = None,
         # From here on a signal ends the run in good order, with its position saved.
         writer = stack.enter_context(_open_checkpoint(config, saved, position, worker))
         stop = stack.enter_context(StopSignal())
-        best = begin_best(config.early_stopping, saved, position, writer, worker, reporter, val_loader)
+        best = begin_best(config.early_stopping, saved, position, worker, reporter, val_loader)
         saver = Saver(writer, stop, sharing, config.checkpoint, average and average.model, best)
         trainer = Trainer(model, loader, val_loader, config=config.train, updater=updater, sharing=sharing,
                           meter=_make_meter(config, worker), saver=saver, reporter=reporter, loss=loss,

@@ -43,14 +43,18 @@ class Saver:
         self._save_every_s = config.save_every * 60
         self._last_saved = time.monotonic()
 
-    def save_epoch(self, model: nn.Module, updater: Updater, position: Position, *, is_last: bool) -> str:
-        """Save the state at the end of an epoch where that is due; return the path of the weights, or ""."""
+    def save_epoch(self, model: nn.Module, updater: Updater, position: Position, *, is_last: bool,
+                   best: str = "") -> str:
+        """Save the state at the end of an epoch where that is due; return the path of the weights, or "".
+
+        `best` is the content of PREFIX-best.json, which is written behind the weights that it may name.
+        """
         # the last epoch is what the run was made for: saved whatever its number is
         if not self._checkpoint or not (is_last or position.epoch % self._save_period == 0):
             return ""
         self._sharing.fetch()
         path = self._checkpoint.save_epoch(model, updater.optimizer, updater.precision.state_dict(), position,
-                                           self._average)
+                                           self._average, best)
         self._last_saved = time.monotonic()
         self._saved_epoch = position.epoch
         return path
@@ -68,7 +72,9 @@ class Saver:
         is_over = self.best.is_over(position.epoch)
         # where training ends is saved too, as the last epoch is
         if self._saved_epoch != position.epoch and (is_over or self.best.is_to_be_kept(position.epoch)):
-            self.best.saved(self.save_epoch(model, updater, position, is_last=True))
+            self.best.saved(self.save_epoch(model, updater, position, is_last=True, best=self.best.content))
+        elif self._checkpoint:
+            self._checkpoint.save_best(self.best.content)
         return is_over
 
     def pending_request(self) -> int:

@@ -105,10 +105,10 @@ class Checkpoint:
         self._uploads.flush(wait=True)  # now, not after an epoch: shows whether files can be written there
 
     def save_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any],
-                   position: Position, average: nn.Module | None = None) -> str:
+                   position: Position, average: nn.Module | None = None, best: str = "") -> str:
         """Write the checkpoint after `position.epoch` epochs; return the path of the weights.
 
-        With an `average` of the weights, that is what the .params holds.
+        With an `average` of the weights, that is what the .params holds. `best` is a new PREFIX-best.json.
         """
         arrays = graph.arrays(average or model)
         stem = f"{self.prefix}-{position.epoch:04d}"
@@ -119,6 +119,8 @@ class Checkpoint:
         # Behind the states: a crash in between leaves states without weights, which no one reads.
         path = f"{stem}.params"
         self._uploads.write(path, *params.serialize(list(arrays), list(arrays.values()), path))
+        if best:  # behind the weights: it may name this epoch
+            self._uploads.write(f"{self.prefix}-best.json", best.encode())
         if self._latest:
             self._latest.point_to(position)
         # What is older is removed now, and not before; an error in this is no reason to end the run.
