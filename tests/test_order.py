@@ -108,6 +108,21 @@ def test_repeated_samples_stand_in_one_batch_and_apart() -> None:
     assert len(set(both.tolist())) == 40
 
 
+def test_repeats_stay_with_their_worker_of_dist_async_or_are_refused() -> None:
+    repeated = sampling.Sampling(repeats=3)
+    shards = [order.Shard(index, 2, is_independent=True) for index in range(2)]
+    for size, better in ((15, 12), (1, 6)):
+        with pytest.raises(UsageError, match=f"batch_size {size} the repeats .* take batch_size {better}$"):
+            repeated.check_shard(shards[0], size)
+    for size in (16, 12):
+        repeated.check_shard(shards[0], size)
+        drawn = repeated.orders(np.zeros(4 * size, np.int64), size).permutation(0, 0, 4 * size)
+        parts = [set(order.sample_of(shard.of_epoch(drawn)).tolist()) for shard in shards]
+        assert not parts[0] & parts[1]
+    repeated.check_shard(order.Shard(0, 2), 15)
+    sampling.Sampling().check_shard(order.Shard(0, 2, is_independent=True), 15)
+
+
 def test_what_contradicts_is_refused() -> None:
     with pytest.raises(UsageError, match="balanced_order and class_weights balanced exclude each other"):
         sampling.make_sampling(RegularizationConfig(balanced_order=True, class_weights="balanced"))

@@ -33,6 +33,17 @@ class Sampling:
             return EpochOrders()
         return _SampledOrders(self, labels, batch_size)
 
+    def check_shard(self, shard: order.Shard, batch_size: int) -> None:
+        """Raise UsageError where workers of dist_async, each with every n-th sample of the order, would have
+        the repeats of one sample in batches of different workers."""
+        count = shard.count if shard.is_independent else 1
+        num_others = -(-batch_size // self.repeats)  # places between a sample and its next repeat
+        if self.repeats > 1 and num_others % count:
+            good = max(num_others // count, 1) * count * self.repeats
+            raise UsageError(f"`aug_repeats` {self.repeats}: with `kv_store` dist_async, {count} workers and "
+                             f"`batch_size` {batch_size} the repeats of an image would be in batches of "
+                             f"different workers; take `batch_size` {good}")
+
     def check(self, source: Source) -> None:
         """Raise UsageError for a source that determines the order itself (`Ordered`)."""
         if self != EACH_ONCE and isinstance(source, Ordered):

@@ -68,8 +68,9 @@ def make_loaders(config: Config, splits: Splits, worker: Worker,
         "batch_size": batch_size, "image_shape": config.network.image_shape, "seed": config.train.seed,
         "augment_config": config.augment, "device": worker.device,
         "threads": config.data.data_nthreads, "on_bad": config.data.on_bad}
-    train = make_loader(splits.train, train=True, shard=shard,
-                        sampling=make_sampling(config.regularization), **common)
+    sampling = make_sampling(config.regularization)
+    sampling.check_shard(shard, batch_size)
+    train = make_loader(splits.train, train=True, shard=shard, sampling=sampling, **common)
     val = None
     # Workers of dist_async train by themselves: the first one alone evaluates, on all of the validation data.
     if splits.val is not None and not (worker.is_async and worker.rank):
