@@ -193,6 +193,7 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     with (out / "predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 19
+    assert [int(row["image"]) for row in rows] == [*range(13), *range(14, 20)]  # dog/3.png is damaged
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert f"accuracy={right / 19:f}" in told
     tree = parsed((out / "report.html").read_bytes())

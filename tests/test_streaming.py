@@ -352,6 +352,7 @@ def test_bad_images_of_a_small_set_are_skipped(tmp_path: Path) -> None:
     resident = choose_loader(source, train=False)
     assert isinstance(resident, ResidentLoader)
     assert resident.num_samples == 39
+    assert resident.bad_indices == [7]
     assert [label for b in resident.epoch(0) for label in b.labels.tolist()] == [i % 10
                                                                                  for i in range(40) if i != 7]
 

@@ -98,7 +98,8 @@ def evaluate_checkpoint(name: str, config: Config, *, epoch: str = "auto", synse
     description = f"{source.description}: {len(predictions.labels):,} images, {evaluation.description}"
     page = write_report(report, make_report(name, spell_settings(description, config.spelling), values,
                                             class_names, predictions),
-                        mistakes.as_html(found), mistakes.as_png(found))
+                        mistakes.as_html(found), mistakes.as_png(found),
+                        mistakes.scored_indices(source, loader))
     return Score(values, images_per_s, page)
 
 

@@ -14,6 +14,7 @@ from imgcls.config.resolve import Config
 from imgcls.config.sections import AugmentConfig
 from imgcls.data.loaders.batch import Loader
 from imgcls.data.loaders.make import make_loader
+from imgcls.data.loaders.resident import ResidentLoader
 from imgcls.data.loaders.streaming import StreamingLoader
 from imgcls.data.normalize import per_channel
 from imgcls.data.sources import ArraySource, Source
@@ -69,13 +70,12 @@ def find_mistakes(model: nn.Module, source: Source, loader: Loader, config: Conf
                   predictions: Predictions, names: Sequence[str], device: torch.device) -> list[Mistake]:
     """Return the most confident mistakes, at most `MAX_MISTAKES`.
 
-    `loader` is the one that was scored with, `augment` its settings. [] where the data are no pictures, or
-    where images were left out and which ones is not recorded.
+    `loader` is the one that was scored with, `augment` its settings. [] where the data are no pictures.
     """
     shape = config.network.image_shape
     # positions among the scored samples, from which damaged images were left out
     positions = predictions.mistakes(MAX_MISTAKES)
-    indices = _indices(source, loader, positions)
+    indices = scored_indices(source, loader)[positions].tolist()
     if not indices or len(shape) != 3 or shape[0] not in (1, 3, 4):
         return []
     subset: Source = _Subset(source, indices)
@@ -120,14 +120,10 @@ def as_png(mistakes: Sequence[Mistake]) -> bytes:
         for mistake in mistakes]) if mistakes else b""
 
 
-def _indices(source: Source, loader: Loader, positions: np.ndarray) -> list[int]:
-    """Return which samples of the source are at these positions among the scored ones."""
-    kept = np.arange(len(source))
-    if isinstance(loader, StreamingLoader):
-        kept = np.setdiff1d(kept, loader.bad_indices)
-    elif loader.num_samples != len(source):
-        return []  # damaged images were dropped when all were decoded, and which ones is not recorded
-    return kept[positions].tolist()
+def scored_indices(source: Source, loader: Loader) -> np.ndarray:
+    """Return int64 (N,): which samples of the source were scored, in order; damaged ones were left out."""
+    assert isinstance(loader, StreamingLoader | ResidentLoader)
+    return np.setdiff1d(np.arange(len(source)), loader.bad_indices)
 
 
 def _pixels(images: Tensor, augment: AugmentConfig, num_channels: int) -> np.ndarray:

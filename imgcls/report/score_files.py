@@ -20,10 +20,12 @@ from imgcls.storage.paths import to_path
 _MAX_TABLE_CLASSES = 500
 
 
-def write_report(folder: str, report: ScoreReport, mistakes: str = "", mistakes_png: bytes = b"") -> str:
+def write_report(folder: str, report: ScoreReport, mistakes: str = "", mistakes_png: bytes = b"",
+                 indices: np.ndarray | None = None) -> str:
     """Write all files into `folder`, a path or a URL; return the path of the page.
 
-    RunError on a full disk.
+    `indices` int64 (N,) is the index in the data of each prediction of the report, None where no image was
+    left out. RunError on a full disk.
     """
     from imgcls.data.opencv import cv2
 
@@ -32,7 +34,7 @@ def write_report(folder: str, report: ScoreReport, mistakes: str = "", mistakes_
                                  _class_rows(report)),
              "confusion.csv": _confusion_csv(report),
              "predictions.csv": _csv(["image", "label", "predicted", "confidence", "label_probability"],
-                                     _prediction_rows(report)),
+                                     _prediction_rows(report, indices)),
              "calibration.csv": _csv(["from", "to", "images", "confidence", "right"], _bin_rows(report)),
              "reliability.png": cv2.imencode(".png", diagrams.reliability_pixels(report.before))[1].tobytes()}
     if report.predictions.num_classes <= diagrams.MAX_MATRIX_CLASSES:
@@ -70,11 +72,13 @@ def _confusion_csv(report: ScoreReport) -> bytes:
     return _csv(["class", *names], ([name, *row] for name, row in zip(names, matrix, strict=True)))
 
 
-def _prediction_rows(report: ScoreReport) -> Iterable[Sequence[Any]]:
+def _prediction_rows(report: ScoreReport, indices: np.ndarray | None) -> Iterable[Sequence[Any]]:
     told = report.predictions
+    # not the position here: behind a damaged image it would be another image's number
+    numbers = range(len(told.labels)) if indices is None else indices.tolist()
     columns = (told.labels.tolist(), told.predicted.tolist(), told.confidence.tolist(),
                told.label_probability.tolist())
-    for number, (label, said, confidence, of_label) in enumerate(zip(*columns, strict=True)):
+    for number, label, said, confidence, of_label in zip(numbers, *columns, strict=True):
         yield [number, label, said, f"{confidence:.6f}", f"{of_label:.6f}"]
 
 

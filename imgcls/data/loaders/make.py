@@ -71,10 +71,12 @@ def make_loader(source: Source, *, batch_size: int, image_shape: Sequence[int], 
     if not isinstance(source, ArraySource) and _suits_resident(config, source, image_shape, train):
         decoded = _decode_all(source, image_shape, threads, on_bad)
     if decoded is not None:
-        loader: Loader = ResidentLoader(decoded, augment_config=config, **loader_kwargs)
-        size = f"decoded once and kept in memory ({decoded.images.nbytes / 1e6:.0f} MB)"
-        loader.note = ", ".join(filter(None, (loader.note, size)))
-        return loader
+        images, bad_indices = decoded
+        resident = ResidentLoader(images, augment_config=config, **loader_kwargs)
+        size = f"decoded once and kept in memory ({images.images.nbytes / 1e6:.0f} MB)"
+        resident.note = ", ".join(filter(None, (resident.note, size)))
+        resident.bad_indices = bad_indices
+        return resident
     loader = _stream(source, augment_config=config, threads=threads, on_bad=on_bad, **loader_kwargs)
     loader.note = note
     return loader
@@ -169,8 +171,11 @@ def typical_edge(source: Source) -> int:
 
 
 def _decode_all(source: Source, image_shape: Sequence[int], threads: int | None,
-                on_bad: str) -> ArraySource | None:
-    """Return all images decoded, None where they have no common size that suits the resident loader."""
+                on_bad: str) -> tuple[ArraySource, list[int]] | None:
+    """Return the images decoded, without the damaged ones, and the indices of those.
+
+    None where they have no common size that suits the resident loader.
+    """
     num_channels = image_shape[0]
     size = _common_size(source, image_shape)
     if size is None:
@@ -186,8 +191,9 @@ def _decode_all(source: Source, image_shape: Sequence[int], threads: int | None,
         good[batch.indices] = batch.good
     if not good.all():  # a copy of everything, made only where it must be
         images = images[good]
-    return ArraySource(images.transpose(0, 3, 1, 2), np.asarray(source.labels)[good], source.class_names,
-                       source.description)
+    decoded = ArraySource(images.transpose(0, 3, 1, 2), np.asarray(source.labels)[good], source.class_names,
+                          source.description)
+    return decoded, np.flatnonzero(~good).tolist()
 
 
 def _common_size(source: Source, image_shape: Sequence[int]) -> Size | None:

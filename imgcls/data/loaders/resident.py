@@ -51,6 +51,8 @@ class ResidentLoader:
         self.batches_per_epoch = -(-self.num_samples // batch_size)
         self.seconds = 0.0
         self.note = ""
+        #: samples that were damaged when `source` was decoded, numbered as before, and are not in it
+        self.bad_indices: list[int] = []
         self._train = train
         self._seed = seed
         self._device = device
