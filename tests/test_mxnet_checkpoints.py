@@ -214,12 +214,20 @@ def test_names_of_imagenet() -> None:
 
 def test_names_of_a_local_pth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = pytest.importorskip("torchvision.models")
-    torch.save(models.squeezenet1_1().state_dict(), tmp_path / "w.pth")
+    # under the name of torchvision's download its classes are ImageNet's
+    file = tmp_path / models.SqueezeNet1_1_Weights.DEFAULT.url.rpartition("/")[2]
+    torch.save(models.squeezenet1_1().state_dict(), file)
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((40, 40, 3), np.uint8))
-    name = f"torchvision:squeezenet1_1:{tmp_path / 'w.pth'}"
+    name = f"torchvision:squeezenet1_1:{file}"
     out, err = run(capsys, predict.main, "--model", name, "--top", "1000", tmp_path / "0.png")
     assert re.search(r"^tench \(score = 0\.\d+\)$", out, re.M)
     assert err.startswith("images: 3,224,224 cut from a short edge of 256, mean 123.675,116.28,103.53, std ")
+    # a file of one's own may have 1000 other classes
+    file.rename(tmp_path / "w.pth")
+    name = f"torchvision:squeezenet1_1:{tmp_path / 'w.pth'}"
+    out, err = run(capsys, predict.main, "--model", name, "--top", "1000", tmp_path / "0.png")
+    assert "tench" not in out
+    assert "and --synset imagenet those of ImageNet" in err
 
 
 def test_names_that_do_not_go_with_the_network(tmp_path: Path) -> None:
