@@ -213,6 +213,19 @@ def test_every_list_that_begins_with_the_prefix_is_packed(folder: Path, tmp_path
     assert sum(len(RecordReader(p)) for p in tmp_path.glob("*.rec")) == 6
 
 
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_flags_that_have_no_effect_are_named(dry_run: list[str], folder: Path, tmp_path: Path,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"{tmp_path}/N", str(folder)]
+    assert im2rec.main([*names, "--list", "--recursive", "--part", "1/2"]) == 0
+    assert "--part 1/2 has no effect with --list: all lists are written" in capsys.readouterr().err
+    assert im2rec.main([*names, *dry_run]) == 0
+    assert "no effect" not in capsys.readouterr().err
+    assert im2rec.main([*names, "--recursive", "--val-per-class", "1", "--resize", "8", *dry_run]) == 0
+    assert (f"the lists {tmp_path}/N*.lst are packed as they are: no effect of --recursive, --val-per-class, "
+            "which are for making lists") in capsys.readouterr().err
+
+
 def test_sizes_and_crops(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "x.lst").write_text("0\t0\ttall.png\n1\t0\twide.png\n")
     ramp = np.arange(10 * 21, dtype=np.uint8).reshape(10, 21)

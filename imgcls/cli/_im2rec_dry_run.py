@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imgcls.cli._dry_run import about_bytes, about_disk, about_measure, about_time, check_disk, print_plan
 from imgcls.cli._im2rec_flags import ListConfig, PackFlags, SelectFlags, part_of
-from imgcls.cli._im2rec_lists import fill_drafts, open_root, print_note
+from imgcls.cli._im2rec_lists import fill_drafts, note_unused_flags, open_root, print_note
 from imgcls.cli._im2rec_target import Target
 from imgcls.data.image_trees import ImageTree
 from imgcls.data.packing.config import PackConfig
@@ -48,6 +48,7 @@ def tell_plan(target: Target, root: str, list_config: ListConfig, select_flags: 
     sample: Sample[ListEntry] = Sample()
     list_paths = [] if list_config.list else target.find_lists()
     if list_paths:
+        note_unused_flags(target, list_config, select_flags)
         index, step = part_of(flags.part)
         planned = list(_of_lists(target, tree, list_paths[index::step], sample, config, flags))
     else:

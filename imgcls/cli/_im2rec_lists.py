@@ -14,12 +14,12 @@ from typing import Any, Protocol
 from imgcls.cli._im2rec_flags import NAME, ListConfig, PackFlags, SelectFlags
 from imgcls.cli._im2rec_target import Target
 from imgcls.cli._preparing import SHOWN_PROBLEMS
-from imgcls.config.flags import flag_spelling
+from imgcls.config.flags import flag_spelling, flags_of
 from imgcls.data import ilsvrc, listing, selection
 from imgcls.data.image_trees import ImageNames, ImageTree, open_tree
 from imgcls.data.listing import ListDraft
 from imgcls.data.selection import SelectedClass, Selection, SelectionConfig
-from imgcls.errors import DataError, RunError, UsageError, printable, spell_settings, tell
+from imgcls.errors import DataError, RunError, UsageError, printable, spell_settings, tell, verbatim
 from imgcls.formats import image_folders, lists
 
 #: more lists than this are only made where there are at least as many images
@@ -58,6 +58,15 @@ def make_lists(target: Target, tree: ImageTree, config: ListConfig, flags: Selec
     for label, name in enumerate(names):
         tell(f"{name} {label}", sys.stdout)  # as MXNet prints them, for scripts that read it
     return paths
+
+
+def note_unused_flags(target: Target, config: ListConfig, flags: SelectFlags) -> None:
+    """Print which flags have no effect where the lists are there already and are packed as they are."""
+    unused = [f"`{name}`" for section in (config, flags) for name, field in flags_of(type(section)).items()
+              if getattr(section, name) != field.default]
+    if unused:
+        print_note(f"the lists {verbatim(target.name)}*.lst are packed as they are: no effect of "
+                   f"{', '.join(unused)}, which {'is' if len(unused) == 1 else 'are'} for making lists")
 
 
 class Draft(Protocol):

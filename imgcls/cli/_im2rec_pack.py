@@ -12,7 +12,14 @@ from pathlib import Path
 
 from imgcls.cli import _im2rec_lists
 from imgcls.cli._im2rec_flags import ListConfig, PackFlags, SelectFlags, part_of
-from imgcls.cli._im2rec_lists import num_cores, open_root, print_note, print_problems, show_progress
+from imgcls.cli._im2rec_lists import (
+    note_unused_flags,
+    num_cores,
+    open_root,
+    print_note,
+    print_problems,
+    show_progress,
+)
 from imgcls.cli._im2rec_stream import StreamedList, open_stream
 from imgcls.cli._im2rec_target import Target
 from imgcls.cli._preparing import SHOWN_PROBLEMS
@@ -41,6 +48,8 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
     config = pack_config(flags)
     # every list whose name begins with PREFIX, as in MXNet: one command packs train and val
     list_paths = target.find_lists()
+    if list_paths:
+        note_unused_flags(target, list_config, select_flags)
     # tried before ROOT is opened, which takes a pass over its headers
     if not list_paths and (stream := open_stream(root, list_config, select_flags, flags)):
         try:

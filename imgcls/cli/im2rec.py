@@ -43,6 +43,8 @@ def _start(argv: Sequence[str]) -> int:
             raise UsageError(f"`dry_run` is for images that are packed: ROOT {verbatim(paths.root)} is a "
                              "file")
         return _make_seekable(paths, flags)
+    if list_config.list and flags.part:
+        print_note(f"`part` {flags.part} has no effect with `list`: all lists are written")
     with Target(paths.prefix) as target:
         if flags.dry_run:
             return tell_plan(target, paths.root, list_config, select_flags, flags,
