@@ -213,6 +213,16 @@ def test_every_list_that_begins_with_the_prefix_is_packed(folder: Path, tmp_path
     assert sum(len(RecordReader(p)) for p in tmp_path.glob("*.rec")) == 6
 
 
+@pytest.mark.parametrize("extra", [[], ["--list"], ["--dry-run"]])
+@pytest.mark.parametrize("flag", ["--synsets", "--devkit"])
+def test_wrong_class_files_are_reported_before_archives_are_read(
+        flag: str, extra: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.tar").write_bytes(b"no tar")
+    (tmp_path / "synsets.txt").write_text("a\na\n")
+    assert im2rec.main([f"{tmp_path}/x", f"{tmp_path}/in.tar", flag, f"{tmp_path}/synsets.txt", *extra]) == 1
+    assert f"{tmp_path}/synsets.txt: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
 def test_flags_that_have_no_effect_are_named(dry_run: list[str], folder: Path, tmp_path: Path,
                                              capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from imgcls.cli._dry_run import about_bytes, about_disk, about_measure, about_time, check_disk, print_plan
 from imgcls.cli._im2rec_flags import ListConfig, PackFlags, SelectFlags, part_of
-from imgcls.cli._im2rec_lists import fill_drafts, note_unused_flags, open_root, print_note
+from imgcls.cli._im2rec_lists import (
+    ClassFiles,
+    fill_drafts,
+    note_unused_flags,
+    open_root,
+    print_note,
+    read_class_files,
+)
 from imgcls.cli._im2rec_target import Target
 from imgcls.data.image_trees import ImageTree
 from imgcls.data.packing.config import PackConfig
@@ -44,15 +51,16 @@ def tell_plan(target: Target, root: str, list_config: ListConfig, select_flags: 
 
     RunError where the disk is too small for it.
     """
+    list_paths = [] if list_config.list else target.find_lists()
+    files = ClassFiles() if list_paths else read_class_files(select_flags)
     tree = open_root(root)
     sample: Sample[ListEntry] = Sample()
-    list_paths = [] if list_config.list else target.find_lists()
     if list_paths:
         note_unused_flags(target, list_config, select_flags)
         index, step = part_of(flags.part)
         planned = list(_of_lists(target, tree, list_paths[index::step], sample, config, flags))
     else:
-        planned = _to_be_made(target, tree, list_config, select_flags, sample)
+        planned = _to_be_made(target, tree, list_config, select_flags, files, sample)
     count = sum(size for _, size in planned)
     lines = {"dry run": "nothing was written", "images": f"{count:,}", "lists": _about_lists(planned)}
     if list_config.list or not count:
@@ -93,12 +101,12 @@ def _of_lists(target: Target, tree: ImageTree, paths: Sequence[Path], sample: Sa
         yield target.shown(path), len(sample) - before
 
 
-def _to_be_made(target: Target, tree: ImageTree, config: ListConfig, flags: SelectFlags,
+def _to_be_made(target: Target, tree: ImageTree, config: ListConfig, flags: SelectFlags, files: ClassFiles,
                 sample: Sample[ListEntry]) -> list[tuple[str, int]]:
     """Return (name, images) of each list that would be made."""
     # with the code that makes lists, so that what is left out is printed as well
     train, val = _Count(sample), _Count(sample)
-    fill_drafts(train, val, tree, config, flags)
+    fill_drafts(train, val, tree, config, flags, files)
     planned = lists.split(range(len(train)), chunks=config.chunks, train_ratio=config.train_ratio,
                           test_ratio=config.test_ratio)
     ending = "_train.lst" if flags.val_per_class else ".lst"

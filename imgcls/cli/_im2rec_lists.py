@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from imgcls.cli._im2rec_flags import NAME, ListConfig, PackFlags, SelectFlags
 from imgcls.cli._im2rec_target import Target
@@ -36,11 +36,28 @@ def open_root(root: str) -> ImageTree:
         return open_tree(root, progress=progress, note=print_note)
 
 
-def make_lists(target: Target, tree: ImageTree, config: ListConfig, flags: SelectFlags) -> list[Path]:
+class ClassFiles(NamedTuple):
+    """The content of the files that `synsets` and `devkit` name."""
+
+    synsets: tuple[str, ...] = ()
+    truth: ilsvrc.GroundTruth | None = None
+
+
+def read_class_files(flags: SelectFlags) -> ClassFiles:
+    """Read the files that `synsets` and `devkit` name; DataError or UsageError for wrong ones.
+
+    To be called before `open_root`: it reads the headers of all archives, which may take hours.
+    """
+    synsets = ilsvrc.read_synsets(flags.synsets) if flags.synsets else ()
+    return ClassFiles(synsets, ilsvrc.read_devkit(flags.devkit, synsets) if flags.devkit else None)
+
+
+def make_lists(target: Target, tree: ImageTree, config: ListConfig, flags: SelectFlags,
+               files: ClassFiles) -> list[Path]:
     """Write PREFIX*.lst and PREFIX.classes.txt; return the lists."""
     target.check_writable()
     with closing(ListDraft()) as train, closing(ListDraft()) as val:
-        selected, is_recursive = fill_drafts(train, val, tree, config, flags)
+        selected, is_recursive = fill_drafts(train, val, tree, config, flags, files)
         names = selected.class_names if is_recursive or flags.devkit else []
         with target.writing_lists() as paths:
             written = listing.write_lists(
@@ -82,7 +99,7 @@ class Draft(Protocol):
 
 
 def fill_drafts(train: Draft, val: Draft, tree: ImageTree, config: ListConfig,
-                flags: SelectFlags) -> tuple[Selection, bool]:
+                flags: SelectFlags, files: ClassFiles) -> tuple[Selection, bool]:
     """Give the drafts the images that the flags select, and print what is left out.
 
     Returns the classes, and whether each folder is one.
@@ -90,7 +107,7 @@ def fill_drafts(train: Draft, val: Draft, tree: ImageTree, config: ListConfig,
     problems: list[DataError] = []
     folders, is_recursive = _folders(tree, config, problems)
     selected = Selection()
-    for found in _classes(folders, flags, selected, problems, tree.root):
+    for found in _classes(folders, flags, files, selected, problems, tree.root):
         for draft, paths in ((train, found.train), (val, found.val)):
             for path in paths:
                 if lists.is_listable(path, tree.root, problems):
@@ -142,17 +159,14 @@ def _folders(tree: ImageTree, config: ListConfig,
     return chain([first] if first else [], folders), is_recursive
 
 
-def _classes(folders: Iterable[tuple[str, ImageNames]], flags: SelectFlags, selected: Selection,
-             problems: list[DataError], root: str) -> Iterator[SelectedClass]:
+def _classes(folders: Iterable[tuple[str, ImageNames]], flags: SelectFlags, files: ClassFiles,
+             selected: Selection, problems: list[DataError], root: str) -> Iterator[SelectedClass]:
     """Return the classes that the flags select."""
-    # read before the folders are gone through: a wrong file is reported early
-    synsets = ilsvrc.read_synsets(flags.synsets) if flags.synsets else ()
-    if flags.devkit:
-        truth = ilsvrc.read_devkit(flags.devkit, synsets)
-        selected.class_names = list(truth.class_names)
-        return selection.by_ground_truth(folders, truth.labels, problems, root)
+    if files.truth:
+        selected.class_names = list(files.truth.class_names)
+        return selection.by_ground_truth(folders, files.truth.labels, problems, root)
     config = SelectionConfig(flags.min_images, flags.val_per_class, flags.max_classes, flags.max_images,
-                             flags.seed, synsets)
+                             flags.seed, files.synsets)
     return selection.select(folders, config, selected)
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from imgcls.cli import _im2rec_lists
 from imgcls.cli._im2rec_flags import ListConfig, PackFlags, SelectFlags, part_of
 from imgcls.cli._im2rec_lists import (
+    ClassFiles,
     note_unused_flags,
     num_cores,
     open_root,
     print_note,
     print_problems,
+    read_class_files,
     show_progress,
 )
 from imgcls.cli._im2rec_stream import StreamedList, open_stream
@@ -60,6 +62,7 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
         except BusyError:
             print_note(f"{verbatim(target.name)}.rec: another process packs it at this moment, so this one "
                        "packs it without resuming")
+    files = ClassFiles() if list_paths else read_class_files(select_flags)
     tree = open_root(root)
     # part i takes lists i, i + n, ...: parts are as even as the lists are
     part_index, num_parts = part_of(flags.part)
@@ -74,7 +77,7 @@ def pack_lists(target: Target, root: str, list_config: ListConfig, select_flags:
         print_note(f"the lists {target.name}*.lst were not all written by an earlier run: they are made again"
                    if target.has_unfinished_lists() else
                    f"there is no list {target.name}*.lst: it is made first")
-        list_paths = _im2rec_lists.make_lists(target, tree, list_config, select_flags)
+        list_paths = _im2rec_lists.make_lists(target, tree, list_config, select_flags, files)
     target.check_writable()  # before hours of packing, and not after
     totals = PackCounts(0, 0, 0)
     for path in list_paths[part_index::num_parts]:

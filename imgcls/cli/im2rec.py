@@ -50,7 +50,9 @@ def _start(argv: Sequence[str]) -> int:
             return tell_plan(target, paths.root, list_config, select_flags, flags,
                              _im2rec_pack.pack_config(flags))
         if list_config.list:
-            _im2rec_lists.make_lists(target, _im2rec_lists.open_root(paths.root), list_config, select_flags)
+            files = _im2rec_lists.read_class_files(select_flags)
+            tree = _im2rec_lists.open_root(paths.root)
+            _im2rec_lists.make_lists(target, tree, list_config, select_flags, files)
             return 0
         # im2rec.py's own order: lists are packed where there are some, and made where there are none
         return _im2rec_pack.pack_lists(target, paths.root, list_config, select_flags, flags)
