@@ -208,6 +208,21 @@ def test_parse_log_is_mxnets(tmp_path: Path) -> None:
         " 1\t0.411000\tnan\t0.500000\tnan\t9.1", " 2\t0.611000\tnan\tnan\tnan\t8.9"]
 
 
+def test_parse_log_takes_what_mxnets_pattern_takes() -> None:
+    parts = ["Epoch[1] ", "Epoch[22] ", "Train-accuracy", "Train-accuracy_5", "Time cost", "=0.5", "=", "=3.", "x"]
+    for words in itertools.product(parts, repeat=4):
+        line = "".join(words)
+        kinds = ["Train-accuracy", "Validation-accuracy", "Time"]
+        found = (re.match(rf".*Epoch\[(\d{{1,9}})\] {kind}.*=([.\d]+)", line) for kind in kinds)
+        expected = {int(match[1]): float(match[2]) for match in list(filter(None, found))[:1]}
+        read = parse_log.read_epochs([line + "\n"], ["accuracy"])
+        assert {epoch: sum(filter(math.isfinite, means)) for epoch, means in read.items()} == expected, line
+    began = time.process_time()
+    for end in ("", "=", "=1"):
+        parse_log.read_epochs(["Epoch[1] Train-accuracy" * 2800 + end] * 100, ["accuracy"])
+    assert time.process_time() - began < 20  # the pattern itself takes minutes
+
+
 def test_a_log_may_be_of_any_size() -> None:
     """Lines without end, epochs and metrics without end: bounded memory, no error, and quick."""
     began = time.process_time()

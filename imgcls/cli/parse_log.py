@@ -20,6 +20,9 @@ EXAMPLES = """examples:
   imgcls-parse-log train.log --format none                                  columns with tabs between them
   imgcls-parse-log train.log --metric-names accuracy top_k_accuracy_5       these metrics
 """
+#: what stands before the name of a value, and the value
+_EPOCH = re.compile(r"Epoch\[(\d{1,9})\] ")
+_VALUE = re.compile(r"=([.\d]+)")
 #: a log with more epochs is none of a training: what follows them is passed over
 _MAX_EPOCHS = 100_000
 
@@ -68,22 +71,35 @@ def read_epochs(lines: Iterable[str], metric_names: Sequence[str]) -> dict[int, 
     after the last = of a line, and several values in an epoch are averaged. A column without a value is nan,
     where MXNet's tool divides by zero.
     """
-    patterns = [re.compile(rf".*Epoch\[(\d{{1,9}})\] {kind}.*=([.\d]+)") for kind in (
-        *(f"Train-{re.escape(name)}" for name in metric_names),
-        *(f"Validation-{re.escape(name)}" for name in metric_names), "Time")]
+    kinds = [*(f"Train-{name}" for name in metric_names), *(f"Validation-{name}" for name in metric_names),
+             "Time"]
     sums: dict[int, list[list[float]]] = {}
     for line in lines:
-        # the first that fits counts, as in MXNet: names may begin alike
-        matches = ((column, pattern.match(line)) for column, pattern in enumerate(patterns))
-        column, match = next(((column, match) for column, match in matches if match), (0, None))
-        if match is None or len(sums) >= _MAX_EPOCHS:
+        column, epoch, text = _parse_line(line, kinds)
+        if epoch < 0 or len(sums) >= _MAX_EPOCHS:
             continue
         try:
-            value = float(match[2])
+            value = float(text)
         except ValueError:  # 1.2.3
             continue
-        cell = sums.setdefault(int(match[1]), [[0.0, 0] for _ in patterns])[column]
+        cell = sums.setdefault(epoch, [[0.0, 0] for _ in kinds])[column]
         cell[0] += value
         cell[1] += 1
     return {epoch: [total / count if count else float("nan") for total, count in cells]
             for epoch, cells in sums.items()}
+
+
+# MXNet's pattern, .*Epoch[N] KIND.*=VALUE, in one pass: as one pattern, a line of many Epoch[N] and no = takes
+# the square of its length.
+def _parse_line(line: str, kinds: Sequence[str]) -> tuple[int, int, str]:
+    """Return (column, epoch, value) of a line, the epoch -1 where it has none of the kinds."""
+    values = list(_VALUE.finditer(line)) if "Epoch[" in line else []
+    if values:
+        before = line[:values[-1].start()]
+        epochs = list(_EPOCH.finditer(before))
+        # the first kind that fits counts, as in MXNet: names may begin alike
+        for column, kind in enumerate(kinds):
+            for epoch in reversed(epochs):
+                if before.startswith(kind, epoch.end()):
+                    return column, int(epoch[1]), values[-1][1]
+    return 0, -1, ""
