@@ -15,7 +15,9 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -412,9 +414,36 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(prefix: str, photos
         assert run(capfd, "--model", prefix, "--layer", "flatten0", "-o", output, picture)[0] == status
 
 
+@pytest.mark.parametrize("name", ["csv", "table"])
+def test_predictions_before_an_interruption_are_kept(name: str, prefix: str, photos: Path,
+                                                     monkeypatch: pytest.MonkeyPatch,
+                                                     capfd: pytest.CaptureFixture[str]) -> None:
+    original = imgcls.Predictor.predict
+
+    def interrupted(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield next(original(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    def before_the_first(*_: Any, **__: Any) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    output = photos / "x"
+    output.write_text("of an earlier run")
+    flags = ["--model", prefix, "--top", "1", "--format", name, "-o", output, photos]
+    monkeypatch.setattr(imgcls.Predictor, "predict", before_the_first)
+    assert run(capfd, *flags)[0] == 130
+    assert not list(photos.glob("*x.*"))
+    monkeypatch.setattr(imgcls.Predictor, "predict", interrupted)
+    status, _, err = run(capfd, *flags)
+    assert (status, err[-2]) == (130, f"imgcls-predict: 1 prediction made so far: {output}.partial")
+    assert len((photos / "x.partial").read_text().splitlines()) == 2  # below the header
+    assert output.read_text() == "of an earlier run"
+    assert not list(photos.glob(".x*"))
+
+
 def test_names_of_explained_pictures(tmp_path: Path) -> None:
     from types import SimpleNamespace
-    from typing import Any
 
     from imgcls.inference.explanation_writer import ExplanationWriter
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from imgcls.cli._predictions import FORMATS
+from imgcls.cli._predictions import FORMATS, Text
 from imgcls.cli._run import loading_torch, run_main
 from imgcls.config import resolve as configuration
 from imgcls.config.flags import flag, positional
@@ -21,6 +21,7 @@ from imgcls.config.sections.bounds import MAX_SIDE
 from imgcls.errors import ImgclsError, RunError, UsageError, reason, spell_settings, tell, verbatim
 from imgcls.report.lines import bounded_lines
 from imgcls.storage.atomic import atomic_write, check_outputs, check_writable
+from imgcls.storage.paths import to_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,12 +200,39 @@ def _writer(own: PredictConfig) -> Iterator[Callable[[Prediction], None]]:
     several = len(own.images) > 1 or not all(map(_is_one_image, own.images))
     lines = FORMATS[own.format](several, own.top)
     if own.output and own.output != "-":
-        with atomic_write(own.output) as stream:
-            yield lambda prediction: _write_bytes(stream, lines.add(prediction))
-            _write_bytes(stream, lines.end())
+        with _file_writer(own.output, lines) as write:
+            yield write
         return
     yield lambda prediction: _print(lines.add(prediction))
     _print(lines.end())
+
+
+@contextlib.contextmanager
+def _file_writer(path: str, lines: Text) -> Iterator[Callable[[Prediction], None]]:
+    """Yield a function that writes a prediction into the file, which appears when all are in it.
+
+    After an error or Ctrl-C those made so far, perhaps of hours, are in PATH.partial.
+    """
+    count = 0
+    partial = f"{to_path(path, '`output`')}.partial"
+    try:
+        with atomic_write(path, partial=partial) as stream:
+            def write(prediction: Prediction) -> None:
+                nonlocal count
+                _write_bytes(stream, lines.add(prediction))
+                count += 1
+
+            try:
+                yield write
+            except BaseException:
+                if count:  # rows of a table that wait for others
+                    _write_bytes(stream, lines.end())
+                raise
+            _write_bytes(stream, lines.end())
+    except BaseException:
+        if count and os.path.isfile(partial):
+            tell(f"{NAME}: {count:,} prediction{'s' * (count != 1)} made so far: {partial}")
+        raise
 
 
 def _is_one_image(word: str) -> bool:

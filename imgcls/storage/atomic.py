@@ -28,11 +28,13 @@ UNFINISHED_SUFFIX = ".partial_.tmp"
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True,
+                 partial: str = "") -> Iterator[IO[bytes]]:
     """Open a binary file that takes the name `path` only when the block ends without an exception.
 
     With `is_durable` false readers never see half of it either, but the file may be gone after a crash of the
-    machine: for what is written again soon.
+    machine: for what is written again soon. With `partial`, a path in the same folder, what was written
+    before an exception gets that name; of a file behind a URL nothing stays.
 
     Missing folders are made. On any failure the target is untouched and the temporary file is removed; a full
     or read-only disk is a RunError that names the file, a device or a pipe a UsageError. A file behind a URL
@@ -64,10 +66,10 @@ def atomic_write(path: str | os.PathLike[str], *, is_durable: bool = True) -> It
         if is_durable:
             sync_folder(target.parent)
     except OSError as error:
-        _remove(temporary)
+        _remove(temporary, partial)
         raise RunError(f"cannot write {target}: {reason(error)}") from error
     except BaseException:  # an interruption too: no one else would remove the file
-        _remove(temporary)
+        _remove(temporary, partial)
         raise
 
 
@@ -192,7 +194,13 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _remove(temporary: str) -> None:
+def _remove(temporary: str, partial: str = "") -> None:
+    """Remove a temporary file, or call it `partial` if that is given and it is not empty."""
+    if temporary and partial:
+        with contextlib.suppress(OSError):
+            if os.path.getsize(temporary):
+                os.replace(temporary, partial)
+                return
     if temporary:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
