@@ -14,6 +14,7 @@ from conftest import ROOT
 
 import imgcls.compat.mxnet as mx
 from imgcls.errors import UsageError
+from imgcls.formats import idx
 
 
 def bound_module(**kwargs: Any) -> Any:
@@ -54,6 +55,14 @@ def test_wrong_values_are_one_line(expression: str, text: str) -> None:
         eval(expression)
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_mnist_without_images_is_refused(flat: bool, tmp_path: Path) -> None:
+    idx.write_images(tmp_path / "images", np.zeros((0, 28, 28), np.uint8))
+    idx.write_labels(tmp_path / "labels", np.zeros(0, np.uint8))
+    with pytest.raises(mx.MXNetError, match="images: holds no images"):
+        mx.io.MNISTIter(image=str(tmp_path / "images"), label=str(tmp_path / "labels"), flat=flat)
 
 
 def test_modules_say_what_is_to_be_done_first() -> None:

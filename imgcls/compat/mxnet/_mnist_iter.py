@@ -34,6 +34,8 @@ class MNISTBatches(DataIter):
         images, labels = idx.read_images(image), idx.read_labels(label)
         if len(images) != len(labels):
             raise MXNetError(f"{image}: {len(images)} images for the {len(labels)} labels of {label}")
+        if not len(images):
+            raise MXNetError(f"{image}: holds no images")
         # The part is cut out first, then shuffled.
         part = slice(len(images) * part_index // num_parts, len(images) * (part_index + 1) // num_parts)
         size = part.stop - part.start
