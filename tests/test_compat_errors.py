@@ -27,6 +27,8 @@ def bound_module(**kwargs: Any) -> Any:
     ("mx.sym.Convoluton", "has no Convoluton; nearest are Convolution"),
     ("mx.nd.foo", "mxnet.nd has no foo"),
     ("mx.io.LibSVMIter", "instead there is NDArrayIter"),
+    ("mx.io.ImageIter", f"instead there is mx.image.{mx.image.ImageIter.__name__}"),
+    ("mx.gluon.DataLoader", f"instead there is mx.gluon.data.{mx.gluon.data.DataLoader.__name__}"),
     ("mx.sym.contrib.Proposal", "symbol.contrib has no Proposal"),
     ("mx.kv", "imgcls-train --kv-store"),
 ])
