@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from imgcls.config.sections import DistillationConfig
 from imgcls.data.loaders.batch import Batch
 from imgcls.datasets import digits
 from imgcls.errors import UsageError
-from imgcls.pretrained.teacher import make_teacher
+from imgcls.pretrained.teacher import _order, make_teacher
 from imgcls.training.distillation import Teacher
 from imgcls.training.loss import Loss
 from imgcls.training.precision import Precision
@@ -68,6 +69,18 @@ def test_the_teacher_is_given_its_own_images_and_asked_in_the_order_of_the_data(
     torch.testing.assert_close(model.seen, expected)
     answers = F.log_softmax(Looks()(expected)[:, order] / 4, 1)
     torch.testing.assert_close(value, 16 * (answers.exp() * (answers - np.log(1 / 4))).sum())
+
+
+def test_the_order_of_many_classes_is_found_quickly() -> None:
+    order = _order("teacher", ["b", "a", "b"], ["a", "b", "b"], CPU)
+    assert order is not None
+    assert order.tolist() == [1, 0, 1]
+    names = [f"n{number:08d}" for number in range(100_000)]
+    began = time.process_time()
+    order = _order("teacher", names[::-1], names, CPU)
+    assert time.process_time() - began < 20  # looked up in a list, it takes minutes
+    assert order is not None
+    assert torch.equal(order, torch.arange(100_000).flip(0))
 
 
 def test_images_that_begin_smaller_are_the_teachers_size_all_the_same(trained: Path) -> None:

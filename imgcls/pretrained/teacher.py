@@ -76,4 +76,6 @@ def _order(what: str, names: Sequence[str], teachers: Sequence[str], device: tor
     if sorted(names) != sorted(teachers):
         missing = sorted(set(names) - set(teachers))
         raise UsageError(f"{what}: knows other classes than the data, not {verbatim(', '.join(missing[:3]))}")
-    return torch.tensor([list(teachers).index(name) for name in names], device=device)
+    # backwards: of a name that occurs twice the first index stays
+    index_of = {name: index for index, name in reversed(list(enumerate(teachers)))}
+    return torch.tensor([index_of[name] for name in names], device=device)
