@@ -21,6 +21,7 @@ from imgcls.cli import doctor
 from imgcls.data.checks import clean, duplicates, lzw
 from imgcls.data.checks import labels as label_checks
 from imgcls.data.checks.decoder_warnings import DecoderWarnings
+from imgcls.data.checks.look import look
 from imgcls.data.checks.tiff import damage_of_tiff
 from imgcls.data.sources import ArraySource
 from imgcls.datasets import digits
@@ -405,6 +406,26 @@ def test_many_images_that_are_all_alike_take_little_memory() -> None:
     tracemalloc.stop()
     assert [group.tolist() for group in groups] == [list(range(600))]
     assert peak < 300e6
+
+
+def test_thumbnails_that_nothing_compares_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 64, 64), np.uint8)
+    source = ArraySource(np.concatenate([images, images[:3]]), np.zeros(15, np.int64))
+    kept, *others = (look(source, 2, "train", number) for number in (12, 11, 0))  # three are copies
+    assert (kept.thumbnails.shape, kept.details.shape) == ((15, 768), (15, 1024))
+    assert kept.thumbnails.any(1).all()
+    assert kept.details.any(1).all()
+    for facts in others:
+        assert len(facts.thumbnails) == len(facts.details) == 0
+        for name in ("digests", "sizes", "means", "spreads", "is_grey", "missing"):
+            assert np.array_equal(getattr(facts, name), getattr(kept, name))
+    root = folder(tmp_path / "photos", 0)
+    monkeypatch.setattr(duplicates, "MAX_COMPARED", 3 * COUNT - 1)
+    status, findings = run(capsys, root)
+    assert (status, kinds(findings)) == (0, [("near duplicate", "remark")])
+    assert findings[0]["message"].startswith("more than 41 images: only those that are equal to the byte")
+    assert run(capsys, root, "--no-near-duplicates") == (0, [])
 
 
 def test_codes_of_lzw_are_counted_and_clear_codes_bounded() -> None:

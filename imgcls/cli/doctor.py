@@ -171,7 +171,9 @@ def _examine(own: DoctorConfig, sets: Mapping[str, Source]) -> list[Finding]:
     train = sets["train"]
     # two at the least: a set of one class is a finding, and no division by 0
     num_classes = max(len(train.class_names) or int(numbers["train"].max()) + 1, 2)
-    facts = {name: look(source, own.num_thread or os.cpu_count() or 1, name) for name, source in sets.items()}
+    max_compared = duplicates.MAX_COMPARED if own.near_duplicates else 0
+    facts = {name: look(source, own.num_thread or os.cpu_count() or 1, name, max_compared)
+             for name, source in sets.items()}
     findings = [finding for name, source in sets.items()
                 for finding in labels.check_labels(name, source, numbers[name], num_classes)]
     findings += labels.check_class_names(train, sets.get("val"))

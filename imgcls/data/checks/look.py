@@ -29,16 +29,16 @@ SMALL_SIDE = 40
 _MISSING_GREY, _GREY_TOLERANCE = 128, 4
 
 
-@dataclass(frozen=True)
+@dataclass
 class Facts:
     """What was seen of the N images of a source; rows of damaged images are zeros, except in `digests`.
 
     `digests` uint64 (N, 2) of the encoded bytes, `sizes` int32 (N, 2) height and width, `means` float32
     (N, 3) in RGB on the scale 0-255, `spreads` float32 (N,) the standard deviation of all values, `is_grey`
     bool (N,), `missing` float32 (N,) the part of the rows, counted from the lower edge, that a decoder filled
-    in, `thumbnails` uint8 (N, 16 * 16 * 3) in colour, `details` uint8 (N, 32 * 32) in grey. `problems` are
-    those that cannot be read, index -> error, and `damage` others with damaged bytes, index -> what is wrong
-    with them.
+    in, `thumbnails` uint8 (N, 16 * 16 * 3) in colour, `details` uint8 (N, 32 * 32) in grey: both empty where
+    near duplicates are not looked for. `problems` are those that cannot be read, index -> error, and `damage`
+    others with damaged bytes, index -> what is wrong with them.
     """
 
     digests: np.ndarray
@@ -63,15 +63,20 @@ class Facts:
         return good
 
 
-def look(source: Source, num_threads: int, name: str) -> Facts:
-    """Return the facts of all images of a source; `name` is what the progress bar shows."""
+def look(source: Source, num_threads: int, name: str, max_compared: int) -> Facts:
+    """Return the facts of all images of a source; `name` is what the progress bar shows.
+
+    Of more than `max_compared` different images no thumbnails and details are kept: nothing compares them.
+    """
     from tqdm import tqdm
 
     count = len(source)
+    num_kept = count if max_compared else 0
     facts = Facts(np.zeros((count, 2), np.uint64), np.zeros((count, 2), np.int32),
                   np.zeros((count, 3), np.float32), np.zeros(count, np.float32), np.zeros(count, bool),
-                  np.zeros(count, np.float32), np.zeros((count, THUMBNAIL * THUMBNAIL * 3), np.uint8),
-                  np.zeros((count, DETAIL_SIDE * DETAIL_SIDE), np.uint8), {}, {})
+                  np.zeros(count, np.float32), np.zeros((num_kept, THUMBNAIL * THUMBNAIL * 3), np.uint8),
+                  np.zeros((num_kept, DETAIL_SIDE * DETAIL_SIDE), np.uint8), {}, {})
+    different: set[bytes] = set()
 
     def look_at(index: int) -> DataError | None:
         try:
@@ -102,6 +107,11 @@ def look(source: Source, num_threads: int, name: str) -> Facts:
         for index, error in enumerate(shown):
             if error:
                 facts.problems[index] = error
+            elif len(facts.thumbnails) and index not in facts.damage:
+                different.add(facts.digests[index].tobytes())
+                if len(different) > max_compared:
+                    # Memory that was not written to yet was not taken: so no more than these took any.
+                    facts.thumbnails, facts.details = facts.thumbnails[:0].copy(), facts.details[:0].copy()
     return facts
 
 
@@ -140,11 +150,13 @@ def _keep(facts: Facts, index: int, pixels: np.ndarray) -> None:
     facts.spreads[index] = np.sqrt((deviation**2).mean() + mean.var())
     # INTER_AREA is the mean of each cell: no pixel is left out, whatever the size
     small = cv2.resize(np.ascontiguousarray(pixels), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    facts.thumbnails[index] = small.reshape(-1)
-    if max(pixels.shape[:2]) > SMALL_SIDE:
+    thumbnails, details = facts.thumbnails, facts.details  # another thread may put empty ones in their place
+    if len(thumbnails):
+        thumbnails[index] = small.reshape(-1)
+    if len(details) and max(pixels.shape[:2]) > SMALL_SIDE:
         grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
         detail = cv2.resize(grey, (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
-        facts.details[index] = detail.reshape(-1)
+        details[index] = detail.reshape(-1)
     # of the thumbnail: the noise of a JPEG's colours averages out
     facts.is_grey[index] = bool((np.ptp(small, axis=2) == 0).all())
     facts.missing[index] = _missing_part(pixels)
