@@ -35,6 +35,24 @@ def test_a_file_is_fetched_once(web: FaultyServer, monkeypatch: pytest.MonkeyPat
         Cache().open(RemotePath(f"{web.url}/y.bin"))
 
 
+def test_a_copy_without_a_version_is_told_of(web: FaultyServer, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(remote, "_VERSION_WORDS", ())
+    web.objects["/y.bin"] = CONTENT
+
+    def open_both() -> str:
+        for name in ("x.bin", "x.bin", "y.bin"):
+            Cache().open(RemotePath(f"{web.url}/{name}")).close()
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(cache, "_unversioned", set())
+    assert open_both() == ""  # fetched by this process
+    monkeypatch.setattr(cache, "_unversioned", set())
+    assert open_both() == (
+        f"note: {web.url} sends no version of its files (neither ETag nor Last-Modified): the copy of x.bin in "
+        f"{Cache().folder} is used, and a change since then is not noticed\n")
+
+
 def test_a_file_that_changes_while_it_is_fetched(web: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PART_BYTES", 30_000)
 

@@ -42,6 +42,9 @@ _NUM_LOCKS = 256
 _MAX_GB = 1e6
 #: fetches of this size and more are announced on stderr
 _ANNOUNCED_BYTES = 64 << 20
+#: files without a version that this process has fetched, and servers of which it has printed that there are
+#: such files
+_unversioned: set[str] = set()
 #: suffix of the lock files, which are empty and not counted
 _LOCK_SUFFIX = ".lock"
 #: suffixes of a file that is read while it is fetched, and of the one that says which of its blocks are there
@@ -109,8 +112,12 @@ class Cache:
             return _open_unnamed(piece)
         for _ in range(3):  # another process may remove it between the fetch and the opening
             with contextlib.suppress(FileNotFoundError):
-                return self._open_entry(entry, piece.size)
+                stream = self._open_entry(entry, piece.size)
+                self._note_unversioned(piece)
+                return stream
             self._fetch(piece, entry, announce)
+            if not info.version:
+                _unversioned.add(path.url)
         raise RunError(f"{verbatim(path)}: its copy in {verbatim(self.folder)} is removed as soon as it is "
                        "written; is the folder shared with a run of a smaller `cache_gb`?")
 
@@ -209,6 +216,16 @@ class Cache:
         lock_file(stream, shared=True)
         self.touch(entry)
         return stream
+
+    def _note_unversioned(self, piece: _Range) -> None:
+        """Print, once for each server, that nothing shows whether a copy that was there is of today's file."""
+        scheme, _, rest = piece.path.url.partition("://")
+        server = f"{scheme}://{rest.partition('/')[0]}"
+        if piece.info.version or piece.path.url in _unversioned or server in _unversioned:
+            return
+        _unversioned.add(server)
+        tell(f"note: {server} sends no version of its files (neither ETag nor Last-Modified): the copy of "
+             f"{piece.path.name} in {self.folder} is used, and a change since then is not noticed")
 
     def _fetch(self, piece: _Range, entry: Path, announce: bool) -> None:
         part = entry.with_name(entry.name + ".part")
