@@ -89,8 +89,8 @@ def read_epochs(lines: Iterable[str], metric_names: Sequence[str]) -> dict[int, 
             for epoch, cells in sums.items()}
 
 
-# MXNet's pattern, .*Epoch[N] KIND.*=VALUE, in one pass: as one pattern, a line of many Epoch[N] and no = takes
-# the square of its length.
+# MXNet's pattern, .*Epoch[N] KIND.*=VALUE, in one pass: as one pattern, a line of many Epoch[N] and no =
+# takes the square of its length.
 def _parse_line(line: str, kinds: Sequence[str]) -> tuple[int, int, str]:
     """Return (column, epoch, value) of a line, the epoch -1 where it has none of the kinds."""
     values = list(_VALUE.finditer(line)) if "Epoch[" in line else []

@@ -218,7 +218,7 @@ class Cache:
         return stream
 
     def _note_unversioned(self, piece: _Range) -> None:
-        """Print, once for each server, that nothing shows whether a copy that was there is of today's file."""
+        """Print, once for each server, that nothing shows whether a copy that was there is still right."""
         scheme, _, rest = piece.path.url.partition("://")
         server = f"{scheme}://{rest.partition('/')[0]}"
         if piece.info.version or piece.path.url in _unversioned or server in _unversioned:
