@@ -141,7 +141,7 @@ def _join(parents: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
     left, right = left[order], right[order]
     starts = np.flatnonzero(np.diff(left, prepend=-1))
     # all pairs of a row at once: images that are all alike have as many pairs as the square of their number
-    for start, end in zip(starts, np.append(starts[1:], len(left)), strict=True):
+    for start, end in zip(starts, np.append(starts, len(left))[1:], strict=True):
         roots = _roots(parents, np.append(left[start], right[start:end]))
         parents[roots] = roots[0]
 
