@@ -143,6 +143,15 @@ def test_damage_is_named_with_its_offset(data: bytes, offset: int, reason: str) 
     assert str(caught.value).startswith(f"file.params at byte {offset}: ")
 
 
+def test_no_more_empty_arrays_than_any_list_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(params, "_MAX_NONE_ARRAYS", 3)
+    kinds = [struct.pack("<I", 0), struct.pack("<Iii", 0xF993FAC9, 0, 0), struct.pack("<Ii", 0xF993FAC8, 0)]
+    assert [array.shape for array in params.loads(array_list(*kinds)).values()] == [(0,)] * 3
+    with pytest.raises(DataError, match="more than 3 arrays that hold nothing") as caught:
+        params.loads(array_list(*kinds, kinds[0]))
+    assert caught.value.offset == 48
+
+
 def sparse_csr(shape: tuple[int, int], starts: list[int], columns: list[int]) -> bytes:
     head = struct.pack("<IiiqiqqiiI", 0xF993FAC9, 2, 1, len(columns), 2, *shape, 1, 0, 0)
     kinds = struct.pack("<iiqiiq", 6, 1, len(starts), 6, 1, len(columns))

@@ -32,6 +32,9 @@ V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 MAX_DIMENSIONS = 32  # numpy's, before 2.0
 #: bytes that the smallest array takes: so many arrays fit into a file at most
 SMALLEST_ARRAY = 4
+#: "none" arrays that a list may have: one takes 4 bytes of the file and 60 times that in memory, and the
+#: largest networks have some thousands of arrays
+_MAX_NONE_ARRAYS = 100_000
 
 # MXNet's mshadow/base.h numbers the types in this order.
 _DTYPE_NAMES = ("float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool", "int16", "uint16",
@@ -160,6 +163,8 @@ class _Reader:
         self.offset = 0
         #: bytes that sparse arrays may still take when they are filled out
         self.fill_limit = max(_MIN_FILL_BYTES, _FILL_RATIO * len(self.data))
+        #: "none" arrays so far
+        self.num_none = 0
 
     def take(self, size: int, what: str) -> int:
         """Step over `size` bytes that hold `what`; return where they start."""
@@ -220,6 +225,9 @@ class _Reader:
         else:
             shape = self.v0_shape(version, start)
         if shape is None:
+            self.num_none += 1
+            if self.num_none > _MAX_NONE_ARRAYS:
+                raise DataError(self.path, f"more than {_MAX_NONE_ARRAYS} arrays that hold nothing", start)
             return np.empty((0,), np.float32)
         self.take(8, "an array's context")  # the device that the array was on when it was saved
         code = self.dtype_code()
