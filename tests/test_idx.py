@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import random
 import struct
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -66,6 +68,26 @@ def test_damage_is_refused_with_its_offset(file, content: bytes, message: str, o
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert caught.value.offset == offset
+
+
+def test_many_members_cost_no_more_than_their_bytes(file) -> None:
+    """Each of the empty ones would copy all that follows: 300 GB."""
+    cut = random.Random(0).sample(range(1, 40), 9)
+    parts = [IMAGE_BYTES[a:b] for a, b in zip([0, *sorted(cut)], [*sorted(cut), 40], strict=True)]
+    empty = gzip.compress(b"", mtime=0) * 20_000
+    before = time.process_time()
+    images = idx.read_images(file(empty.join(gzip.compress(part, mtime=0) + bytes(3) for part in parts) + bytes(9)))
+    assert time.process_time() - before < 20
+    np.testing.assert_array_equal(images, IMAGES)
+
+
+def test_what_is_given_to_zlib_in_pieces(file) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 28, 28), np.uint8)
+    content = gzip.compress(struct.pack(">4I", 2051, *noise.shape) + noise.tobytes(), mtime=0)
+    np.testing.assert_array_equal(idx.read_images(file(content)), noise)
+    for end in (len(content) - 1, len(content) - 9, 1 << 12, (1 << 12) + 1, 3 << 12, 11):
+        with pytest.raises(DataError, match="cut short"):
+            idx.read_images(file(content[:end]))
 
 
 @pytest.mark.parametrize(("content", "message", "offset"), [

@@ -13,6 +13,7 @@ import gzip
 import io
 import math
 import os
+import re
 import struct
 import zlib
 from typing import BinaryIO
@@ -40,6 +41,9 @@ _LARGEST_UNCHECKED = 256 << 20
 _DEFLATE_RATIO = 1032
 #: bytes unzipped at a time: few calls, as each takes the interpreter's lock, and no second copy of the whole
 _PIECE_BYTES = 16 << 20
+#: compressed bytes that zlib is given of a member at first; then twice as many each time, up to _PIECE_BYTES
+_FIRST_BYTES = 1 << 12
+_ZEROS = re.compile(rb"\0*")
 
 #: what `_read_array` reads from: the file itself, or its unzipped content
 _Stream = io.RawIOBase | io.BufferedIOBase | BinaryIO
@@ -92,26 +96,38 @@ class _GzipStream(io.RawIOBase):
     """
 
     def __init__(self, content: bytes) -> None:
-        #: compressed bytes that zlib has not taken yet
-        self._rest = content
+        self._content = content
+        #: where the bytes begin that zlib has not taken yet
+        self._position = 0
+        self._begin_member()
+
+    def _begin_member(self) -> None:
         self._member = zlib.decompressobj(wbits=_GZIP_BITS)
+        # zlib copies what it is given and does not use: of a file of tiny members that would be nearly all of
+        # it each time
+        self._num_given = _FIRST_BYTES
 
     def read(self, size: int = -1) -> bytes:
         """Return up to `size` (at least 1) bytes, b"" at the end; zlib.error or EOFError where damaged."""
         pieces = []
         num_missing = size
         while num_missing:
-            piece = self._member.decompress(self._rest, num_missing)
-            pieces.append(piece)
-            num_missing -= len(piece)
-            self._rest = self._member.unconsumed_tail
             if self._member.eof:
                 # Another member may follow; zeros may pad the file.
-                self._rest = self._member.unused_data.lstrip(b"\0")
-                if not self._rest:
+                zeros = _ZEROS.match(self._content, self._position)
+                self._position = zeros.end() if zeros else self._position
+                if self._position == len(self._content):
                     break
-                self._member = zlib.decompressobj(wbits=_GZIP_BITS)
-            elif not piece:
+                self._begin_member()
+            given = self._content[self._position:self._position + self._num_given]
+            piece = self._member.decompress(given, num_missing)
+            rest = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            self._position += len(given) - len(rest)
+            self._num_given = min(2 * self._num_given, _PIECE_BYTES)
+            if piece:
+                pieces.append(piece)
+                num_missing -= len(piece)
+            elif not given and not self._member.eof:
                 raise EOFError("it ends before its end marker")
         return b"".join(pieces)
 
