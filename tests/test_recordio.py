@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,27 @@ def test_any_payload_comes_back(tmp_path: Path) -> None:
         assert [r.payload for r in reader] == payloads
         assert not reader.problems
     assert reader.check_index() is None
+
+
+def test_a_record_of_many_parts_takes_memory_in_proportion(tmp_path: Path) -> None:
+    """Magics that follow each other are empty parts: as a list of objects, 25 times the file."""
+    payload = b"ab" * 2 + MAGIC * 200_000 + bytes(10_000) + MAGIC + b"tail" + MAGIC * 30 + b"x"
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        writer.write(payload)
+    (tmp_path / "x.idx").unlink()
+    reader = RecordReader(tmp_path / "x.rec")
+    tracemalloc.start()
+    assert reader.payload(0) == payload
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+def test_parts_of_more_bytes_than_the_format_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = memoryview(chunk(1, b"abcd") + chunk(2, b"efgh") + chunk(3, b"ijkl"))
+    assert framing.join_parts("x", data, 0) == b"abcd" + MAGIC + b"efgh" + MAGIC + b"ijkl"
+    monkeypatch.setattr(framing, "MAX_PAYLOAD_BYTES", 19)
+    with pytest.raises(DataError, match="parts of more than 19 bytes together"):
+        framing.join_parts("x", data, 0)
 
 
 def test_nothing_appears_before_the_end(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ MAX_PAYLOAD_BYTES = LENGTH_BITS
 #: kinds of parts; a record is one UNSPLIT part, or FIRST, any number of MIDDLE, LAST
 UNSPLIT, FIRST, MIDDLE, LAST = range(4)
 
+#: after so many parts of one record the file is read this many bytes at a time: each part may be a few bytes
+_FEW_PARTS = 16
+_BLOCK_BYTES = 1 << 12
+
 _UNFINISHED = "the record in parts that begins here is not finished: its next part is missing at byte "
 
 
@@ -60,8 +64,9 @@ def join_parts(path: AnyPath, view: Bytes, begin: int) -> bytes:
 
     Any damage is a DataError at `begin`. A record that is not split may be read this way too.
     """
-    # Of bytes in memory these are views: nothing is copied before all parts are known to be good.
-    parts: list[memoryview] = []
+    # Not a list of parts: an empty one takes 8 bytes of the file, and 200 as an object.
+    payload = bytearray()
+    num_parts = 0
     offset = begin
     size = len(view)
     while True:
@@ -69,16 +74,50 @@ def join_parts(path: AnyPath, view: Bytes, begin: int) -> bytes:
         magic, word = HEAD.unpack(view[offset:offset + HEAD.size]) if offset + HEAD.size <= size else (0, 0)
         kind = word >> KIND_SHIFT
         length = word & LENGTH_BITS
-        if magic != MAGIC or kind not in ((MIDDLE, LAST) if parts else (UNSPLIT, FIRST)):
+        if magic != MAGIC or kind not in ((MIDDLE, LAST) if num_parts else (UNSPLIT, FIRST)):
             raise DataError(path, _describe_wrong_head(magic, kind, begin, offset), begin)
         end = offset + HEAD.size + length
         if end > size:
             raise DataError(path, describe_cut(length, offset, size), begin)
-        parts.append(view[offset + HEAD.size:end])
-        if kind in (UNSPLIT, LAST):
-            return MAGIC_BYTES.join(parts)
+        part = view[offset + HEAD.size:end]
+        if kind == UNSPLIT:
+            return bytes(part)
+        # Between two parts there was a magic.
+        if num_parts:
+            payload += MAGIC_BYTES
+        payload += part
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise DataError(path, f"the record here has parts of more than {MAX_PAYLOAD_BYTES} bytes "
+                                  "together", begin)
+        if kind == LAST:
+            return bytes(payload)
+        num_parts += 1
+        if num_parts == _FEW_PARTS:
+            view = _Buffered(view)
         # The next part begins behind the padding, at a multiple of 4 of the file.
         offset = end + -end % 4
+
+
+class _Buffered:
+    """The same bytes, read `_BLOCK_BYTES` at a time where fewer are requested."""
+
+    def __init__(self, view: Bytes) -> None:
+        self._view = view
+        #: what was read last, and where in the file it begins
+        self._block = memoryview(b"")
+        self._begin = 0
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, bytes_: slice) -> memoryview:
+        first, end, _ = bytes_.indices(len(self))
+        if end - first >= _BLOCK_BYTES:
+            return self._view[first:end]
+        if not self._begin <= first <= end <= self._begin + len(self._block):
+            self._block = self._view[first:first + _BLOCK_BYTES]
+            self._begin = first
+        return self._block[first - self._begin:end - self._begin]
 
 
 def write_record(stream: IO[bytes], payload: bytes | bytearray | memoryview, path: object = "record") -> int:
