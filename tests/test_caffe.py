@@ -93,6 +93,7 @@ def test_a_large_image_of_values_stored_one_by_one_is_read_in_runs() -> None:
     (old_shape(1, 5, 4, 3) + DATA, "1 or 3 channels, not 5", None),
     (old_shape(1, 3, 1 << 62, 5) + DATA, "do not make an image", None),
     (SHAPE + block(5, np.full(60, np.nan, np.float32).tobytes()), "not numbers", None),
+    (SHAPE + block(8, np.full(60, 1e39).tobytes()), "too large for float32", None),
     (SHAPE + DATA[:-1], "240 bytes wanted, 239 left", 9),
     (SHAPE + block(5, bytes(239)), "239 bytes are no whole number of values of 4 bytes", 9),
     (SHAPE + b"\x2d123", "ends in the middle of a value", 8),

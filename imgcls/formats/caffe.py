@@ -78,10 +78,13 @@ def loads_mean(data: bytes, path: object = "mean image") -> np.ndarray:
         raise DataError(path, "holds no values: not a Caffe mean image")
     if math.prod(shape) != array.size:
         raise DataError(path, f"{array.size} values do not make an image of {'x'.join(map(str, shape))}")
-    if not np.isfinite(array).all():
-        raise DataError(path, "holds values that are not numbers")
-    image = array.reshape(shape)
-    return np.ascontiguousarray(image[::-1], np.float32)  # B, G, R -> R, G, B; one plane stays as it is
+    with np.errstate(over="ignore"):
+        # B, G, R -> R, G, B; one plane stays as it is
+        image = np.ascontiguousarray(array.reshape(shape)[::-1], np.float32)
+    # of the result: a double may be finite, and too large for float32
+    if not np.isfinite(image).all():
+        raise DataError(path, "holds values that are not numbers, or too large for float32")
+    return image
 
 
 def save_mean(path: str | os.PathLike[str], image: np.ndarray) -> None:
