@@ -339,6 +339,20 @@ def test_paths_in_parquet_that_are_no_text_are_damage(tmp_path: Path) -> None:
         list(ParquetReader(tmp_path / "x.parquet"))
 
 
+@pytest.mark.parametrize("mark", ["\t", ";", ","])
+def test_blank_lines_before_the_first_of_a_csv(mark: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f"\n \t\r\n{mark}{mark}\npath{mark}label\na b.jpg{mark}1\n")
+    entry, = CsvList(path)
+    assert not isinstance(entry, DataError)
+    assert (entry.path, entry.labels) == ("a b.jpg", (1,))
+    path.write_text(f"\n\n\nwhat{mark}ever\n")
+    with pytest.raises(DataError, match="line 4 is 'what,ever', which neither names"):
+        list(CsvList(path))
+    path.write_text("\n\n")
+    assert not list(CsvList(path))
+
+
 def test_labels_of_digits_and_underscores_are_names(tmp_path: Path) -> None:
     found = CsvList(write_csv(tmp_path / "x.csv", [("a.jpg", "1_1"), ("b.jpg", "1_2"), ("c.jpg", "1_1")]))
     assert [entry.labels for entry in found if not isinstance(entry, DataError)] == [(0,), (1,), (0,)]

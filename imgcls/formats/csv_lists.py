@@ -3,8 +3,9 @@
 The first line may name the columns (`path,label`, or one of the other names below); the two may then stand in
 any order, and among other columns. Without such a line the first column is the path and the second the label.
 Labels are numbers throughout, or names throughout: a name among numbers is an error, since it would number
-all classes anew. Columns are divided by commas, or by tabs or semicolons where the first line has no comma;
-quotes as in RFC 4180. A file may come from anybody: the length of a line is bounded before it is read.
+all classes anew. Columns are divided by commas, or by tabs or semicolons where the first line that is not
+blank has no comma; quotes as in RFC 4180. A file may come from anybody: the length of a line is bounded
+before it is read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator
+from itertools import chain, repeat
 
 from imgcls.errors import DataError, reason, verbatim
 from imgcls.formats.image_folders import SUFFIXES
@@ -49,8 +51,10 @@ class CsvList:
             with open_read(self.path) as stream, io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape",
                                                                   newline="") as text:
                 lines = bounded_lines(text, self.path)
-                head = next(lines, "")
-                rows = csv.reader(_chained(head, lines), delimiter=_delimiter(head), strict=True)
+                num_blank, head = _first_line(lines)
+                # the blank ones too: lines are counted
+                rows = csv.reader(chain(repeat("\n", num_blank), [head], lines), delimiter=_delimiter(head),
+                                  strict=True)
                 yield from self._entries(rows)
         except csv.Error as error:
             raise DataError(self.path, f"line {rows.line_num}: is no CSV: {verbatim(error)}") from error
@@ -65,7 +69,7 @@ class CsvList:
             if not any(field.strip() for field in row):
                 continue
             if columns is None:
-                columns, is_header = self._columns(row)
+                columns, is_header = self._columns(row, number)
                 if is_header:
                     continue
             if len(row) <= max(columns):
@@ -74,7 +78,7 @@ class CsvList:
                 continue
             yield self._entry(number, row[columns[0]].strip(), row[columns[1]].strip())
 
-    def _columns(self, row: list[str]) -> tuple[tuple[int, int], bool]:
+    def _columns(self, row: list[str], number: int) -> tuple[tuple[int, int], bool]:
         """Return (column of the path, of the label), and whether the row names them."""
         # capitals and blanks differ from program to program
         names = [field.strip().lower() for field in row]
@@ -87,7 +91,7 @@ class CsvList:
         # a header that is taken for an image would be a separate class, and number the others anew
         if path is not None or label is not None or not is_image or len(row) < 2:
             shown = verbatim(repr(",".join(row))[:60])
-            raise DataError(self.path, f"line 1 is {shown}, which neither names a column of paths "
+            raise DataError(self.path, f"line {number} is {shown}, which neither names a column of paths "
                                        f"({', '.join(PATH_COLUMNS[:4])}, ...) and one of labels "
                                        f"({', '.join(LABEL_COLUMNS[:4])}, ...) nor begins with the path of "
                                        "an image and its label")
@@ -114,9 +118,15 @@ class CsvList:
                                     f"{verbatim(repr(name[:60]))}: labels are all numbers, or all names")
 
 
-def _chained(head: str, lines: Iterator[str]) -> Iterator[str]:
-    yield head
-    yield from lines
+def _first_line(lines: Iterator[str]) -> tuple[int, str]:
+    """Return the first line that is not blank, "" where there is none, and the number of those before it."""
+    num_blank = 0
+    for line in lines:
+        # delimiters alone are empty fields
+        if line.replace(",", "").replace(";", "").strip():
+            return num_blank, line
+        num_blank += 1
+    return num_blank, ""
 
 
 def _delimiter(head: str) -> str:
