@@ -22,16 +22,18 @@ MAX_COUNT = 1 << 53
 _SHOWN_LENGTH = 40
 
 
-def loads(text: str | bytes, path: object, purpose: str, max_bytes: int = MAX_BYTES) -> Any:
+def loads(text: str | bytes, path: object, purpose: str, max_bytes: int = MAX_BYTES, *,
+          allows_control: bool = False) -> Any:
     """Return the value in the text; DataError, with the byte where that is known, for text that is not JSON.
 
-    `purpose` says what the file should have been, "a network's symbol". inf and nan may come out of it.
+    `purpose` says what the file should have been, "a network's symbol". inf and nan may come out of it. With
+    `allows_control` the texts in it may hold control characters that are not escaped, against JSON's rules.
     """
     if len(text) > max_bytes:
         raise DataError(path, f"not {purpose}: larger than {max_bytes} bytes")
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        return json.loads(text, parse_int=_integer)
+        return json.loads(text, parse_int=_integer, strict=not allows_control)
     except UnicodeDecodeError as error:
         raise DataError(path, f"not {purpose}: not UTF-8", error.start) from error
     except json.JSONDecodeError as error:

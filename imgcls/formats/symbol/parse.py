@@ -6,6 +6,7 @@ a member that does not fit is a DataError that names its node.
 
 from __future__ import annotations
 
+import json
 import os
 
 from imgcls.errors import DataError, reason
@@ -36,7 +37,8 @@ def load(path: str | os.PathLike[str]) -> Symbol:
 
 def loads(text: str | bytes, path: object = "symbol") -> Symbol:
     """Read what `load` does from JSON in memory; `path` is what errors call it."""
-    return _Parser(path).parse(json_text.loads(text, path, "a symbol", MAX_BYTES))
+    # MXNet writes control characters as they are (see `write._quote`), and reads them.
+    return _Parser(path).parse(json_text.loads(text, path, "a symbol", MAX_BYTES, allows_control=True))
 
 
 class _Parser:
@@ -70,7 +72,16 @@ class _Parser:
         """Return the graph's own attributes, name -> [type, value]."""
         if not isinstance(attrs, dict) or any(not isinstance(v, list) or len(v) != 2 for v in attrs.values()):
             raise self.fail('the graph\'s attributes are not of the form {"name": ["type", value]}')
+        try:
+            self.require_text("the graph's attributes", json.dumps(attrs, ensure_ascii=False))
+        except RecursionError as error:
+            raise self.fail("the graph's attributes are nested too deeply") from error
         return dict(attrs)
+
+    def require_text(self, what: str, *texts: str) -> None:
+        """Raise DataError for half of a surrogate pair, which JSON can hold and no file that we write."""
+        if not all(map(json_text.is_text, texts)):
+            raise self.fail(f"{what}: a text holds half of a surrogate pair, which is no character")
 
     def read_version(self, value: list) -> int:
         """Return the version of a [type, version]."""
@@ -97,6 +108,7 @@ class _Parser:
             if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
                 raise self.fail(f"the attributes of {shown} are not text")
             attrs |= values
+        self.require_text(shown, op, name, *attrs, *attrs.values())
         if op == "Pooling" and "pad" in member.get("param", {}):
             # Until 0.8 every parameter was written, so this file is from a version without this one, which
             # rounded sizes up.
