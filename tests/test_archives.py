@@ -280,6 +280,25 @@ def test_an_index_is_kept_for_the_same_files_only(tmp_path: Path, own_cache: Pat
     assert found[0].read(found[1]) == b"new"
 
 
+def test_hosts_with_one_cache_and_equal_process_ids_build_the_index_each(
+        tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "MIN_KEPT_BYTES", 0)
+    monkeypatch.setattr(index.os, "getpid", lambda: 7)
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of({"a/1.jpg": jpeg(1)}))
+    found = []
+
+    def open_on_another_host(done: int, total: int) -> None:
+        if not found:
+            found.append(None)
+            found[0] = open_index([str(path)])
+
+    for opened in (open_index([str(path)], progress=open_on_another_host), *found):
+        assert list(opened.names("a")) == ["1.jpg"]
+        opened.close()
+    assert [file.suffix for file in (own_cache / "archives").iterdir()] == [".sqlite"]
+
+
 def test_archives_and_folders_whose_names_are_no_text(tmp_path: Path) -> None:
     folder, path = os.fsdecode(b"\xe9"), str(tmp_path / os.fsdecode(b"caf\xe9.tar"))
     with tarfile.open(path, "w", errors="surrogateescape") as tar:

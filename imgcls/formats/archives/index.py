@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -160,8 +161,8 @@ def _build(files: Sequence[_File], about: str, kept: Path | None,
     if kept:
         with contextlib.suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
-            building = f"{kept}.{os.getpid()}"
-            Path(building).unlink(missing_ok=True)
+            # not the process id alone: hosts that share the folder may have processes of one id
+            building = f"{kept}.{os.getpid()}.{secrets.token_hex(4)}"
     try:
         database = _connect(building)  # "" is SQLite's own temporary file
         # what a crash leaves is never read: the name comes last
