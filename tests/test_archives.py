@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,7 @@ from imgcls.cli import im2rec
 from imgcls.errors import DataError
 from imgcls.formats.archives import index, iter_members, open_index
 from imgcls.formats.archives.tar import BLOCK
+from imgcls.formats.archives.zips import iter_zip
 from imgcls.formats.recordio import RecordReader
 from imgcls.storage.folders import remove_oldest
 
@@ -200,6 +202,32 @@ def test_damaged_archives_behind_a_url_are_told_in_one_line(order: str, tmp_path
                 assert all(part in errors[0] for part in message.replace(": ", "\0").replace(", ", "\0").split("\0")), (
                     kind, errors)
                 assert not list(tmp_path.glob("*out*")), kind
+
+
+def test_the_size_of_a_zips_directory_is_the_one_that_is_read() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a/1.jpg", jpeg(1))
+    data, end = stream.getvalue()[:-22], stream.getvalue()[-22:]
+    place, (size,) = len(data), struct.unpack_from("<I", end, 12)
+
+    def zip64(directory_bytes: int, offset: int) -> bytes:
+        record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, directory_bytes, place - size)
+        return record + struct.pack("<4sIQI", b"PK\6\7", 0, offset, 1)
+
+    def names(content: bytes) -> list[str]:
+        return [str(member if isinstance(member, DataError) else member.path)
+                for member in iter_zip(io.BytesIO(content), "x.zip")]
+
+    assert names(data + end) == names(data + zip64(size, place) + end) == ["a/1.jpg"]
+    # a comment that holds magics is no record
+    assert names(data + end[:-2] + struct.pack("<H", 76) + zip64(1 << 40, place)) == ["a/1.jpg"]
+    # neither a magic inside of the locator nor a second record hides the size
+    huge = zip64(1 << 40, place)
+    for content in (data + huge + end, data + zip64(1 << 40, int.from_bytes(b"PK\6\6", "little")) + end,
+                    data + huge[:56] + zip64(size, place) + end):
+        with pytest.raises(DataError, match="a directory of 1048576 MiB"):
+            names(content)
 
 
 def encrypted(data: bytes) -> bytes:

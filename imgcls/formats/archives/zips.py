@@ -27,8 +27,11 @@ _MAX_DIRECTORY_BYTES = 256 << 20
 #: the end record: signature, 8 bytes of counts, size of the directory; a comment of 64 KiB may follow
 _END = struct.Struct("<4s8xI6x")
 _END_MAGIC = b"PK\x05\x06"
-_END64 = struct.Struct("<4s36xQ")
+#: that of a zip64, whose size counts in place of the other's, and the locator between the two
+_END64 = struct.Struct("<4s36xQ8x")
 _END64_MAGIC = b"PK\x06\x06"
+_LOCATOR = struct.Struct("<4s4xQ4x")
+_LOCATOR_MAGIC = b"PK\x06\x07"
 _MAX_COMMENT_BYTES = 1 << 16
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LOCAL_MAGIC = b"PK\x03\x04"
@@ -78,7 +81,7 @@ def clean_name(info: zipfile.ZipInfo) -> str:
 
 def _check_directory(stream: BinaryIO, archive: object, size: int) -> None:
     """Refuse a directory that is not there or too large for the memory."""
-    stream.seek(max(0, size - _MAX_COMMENT_BYTES - 1000))
+    begin = stream.seek(max(0, size - _MAX_COMMENT_BYTES - 1000))
     tail = stream.read()
     # the last one: a comment behind it may not hold another
     place = tail.rfind(_END_MAGIC)
@@ -86,12 +89,23 @@ def _check_directory(stream: BinaryIO, archive: object, size: int) -> None:
         raise DataError(archive, "is empty" if not size else "is no zip, or cut: the directory at its end is "
                                                              "missing")
     directory_bytes = _END.unpack_from(tail, place)[1]
-    place = tail.rfind(_END64_MAGIC, 0, place)
-    if place >= 0 and place + _END64.size <= len(tail):
-        directory_bytes = max(_END64.unpack_from(tail, place)[1], directory_bytes % 0xFFFFFFFF)
+    locator = place - _LOCATOR.size
+    if locator >= 0 and tail.startswith(_LOCATOR_MAGIC, locator):
+        # zipfile takes the record in front of the locator, or, in newer versions, where the locator says
+        places = {begin + locator - _END64.size, _LOCATOR.unpack_from(tail, locator)[1]}
+        sizes64 = [_directory_bytes(stream, offset) for offset in places if 0 <= offset < size]
+        directory_bytes = max((found for found in sizes64 if found is not None), default=directory_bytes)
     if directory_bytes > _MAX_DIRECTORY_BYTES:
         raise DataError(archive, f"a directory of {directory_bytes >> 20} MiB, more than the "
                                  f"{_MAX_DIRECTORY_BYTES >> 20} that are read: a tar has no such bound")
+
+
+def _directory_bytes(stream: BinaryIO, offset: int) -> int | None:
+    """Return what the end record of a zip64 at `offset` says; None where there is none."""
+    stream.seek(offset)
+    record = stream.read(_END64.size)
+    is_record = len(record) == _END64.size and record.startswith(_END64_MAGIC)
+    return _END64.unpack(record)[1] if is_record else None
 
 
 def _member(info: zipfile.ZipInfo) -> Member:
