@@ -315,9 +315,12 @@ def _read_split(spec: OpSpec) -> dict[str, Any]:
             "squeeze": spec.flag("squeeze_axis"), "sections": spec.integer("sections", 0)}
 
 
-# The size is bounded, as the shape may come from a file.
+#: values of a result whose size an operator's attributes say, at most: they may come from any file
+MAX_VALUES = 1 << 31
+
+
 def _filled(shape: tuple[int, ...], dtype: torch.dtype, value: float) -> Tensor:
-    if math.prod(shape) > 1 << 31:  # of the product: each size alone may look harmless
+    if math.prod(shape) > MAX_VALUES:  # of the product: each size alone may look harmless
         raise ValueError(f"shape={shape} is too large")
     return torch.full(shape, value, dtype=dtype)
 

@@ -6,14 +6,16 @@ parameters take no memory: executors replace them by their own arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from imgcls.compat.mxnet._embedding import Embedding
-from imgcls.compat.mxnet._extra_operators import EXTRA, ExtraOperation
+from imgcls.compat.mxnet._extra_operators import EXTRA, MAX_VALUES, ExtraOperation
 from imgcls.compat.mxnet._losses import LOSSES, Loss
 from imgcls.compat.mxnet._training_layers import TRAINING
 from imgcls.compat.mxnet.base import MXNetError
@@ -27,6 +29,31 @@ from imgcls.layers.operators import OPERATORS
 # MXNet infers these in both directions (ElemwiseShape, src/operator/elemwise_op_common.h).
 _SAME_SHAPE = ("elemwise_", "_power", "_maximum", "_minimum", "_mod", "_equal", "_not_equal", "_greater",
                "_lesser", "add_n")
+
+
+def _num_padded(settings: dict[str, Any], shape: Shape) -> int:
+    widths = settings["pad_width"]
+    return math.prod(size + before + after
+                     for size, before, after in zip(shape, widths[::2], widths[1::2], strict=False))
+
+
+#: operators whose attributes make the result as large as they say -> number of its values
+_NUM_VALUES: dict[str, Callable[[dict[str, Any], Shape], int]] = {
+    "repeat": lambda settings, shape: math.prod(shape) * settings["repeats"],
+    "one_hot": lambda settings, shape: math.prod(shape) * settings["depth"],
+    "tile": lambda settings, shape: math.prod(shape) * math.prod(settings["reps"]),
+    "Pad": _num_padded,
+    "scatter_nd": lambda settings, shape: math.prod(settings["shape"]),
+    "diag": lambda settings, shape: (shape[0] + abs(settings["k"])) ** 2 if len(shape) == 1 else 0,
+    "GridGenerator": lambda settings, shape: 2 * shape[0] * math.prod(settings["target"]),
+    "_contrib_BilinearResize2D":
+        lambda settings, shape: math.prod(shape[:2]) * settings["height"] * settings["width"],
+    "_contrib_AdaptiveAvgPooling2D":
+        lambda settings, shape: math.prod(shape[:2]) * math.prod(settings["output_size"]),
+    # layers with classes of their own
+    "UpSampling": lambda settings, shape: math.prod(shape) * settings["scale"] ** 2,
+    "SpatialTransformer": lambda settings, shape: math.prod(shape[:2]) * math.prod(settings["target_shape"]),
+}
 
 
 @dataclass
@@ -71,6 +98,7 @@ def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple
             if layer.keeps_shape or ("infer" in vars(type(layer)) and not isinstance(layer, Operation)):
                 result = layer.infer(*(torch.empty(shape) for shape in data))
         if result is None:
+            _require_size(node.op, layer, data)
             # Layers without a shape rule of their own run once on zeros that take no memory. Not on the meta
             # device: for that, torch's functions first load its compiler, which takes seconds.
             replace_parameters(layer, {slot: torch.zeros(()).expand(getattr(layer, slot).shape)
@@ -81,6 +109,14 @@ def make_layer(node: Node, data: list[Shape], stored: dict[str, Shape]) -> tuple
         raise MXNetError(f"error in operator {node.name} ({node.op}): {first_line(error)}") from error
     results = (result,) if isinstance(result, Tensor) else result
     return layer, [tuple(tensor.shape) for tensor in results]
+
+
+def _require_size(op: str, layer: Layer, data: list[Shape]) -> None:
+    """Raise ValueError where the attributes of a file make the result larger than any network needs."""
+    if op in _NUM_VALUES and data and data[0]:
+        settings = getattr(layer, "settings", vars(layer))
+        if _NUM_VALUES[op](settings, data[0]) > MAX_VALUES:
+            raise ValueError(f"a result of more than {MAX_VALUES} values is too large")
 
 
 def replace_parameters(layer: Layer, values: Mapping[str, Tensor]) -> None:
