@@ -193,6 +193,18 @@ def test_wrong_use_is_an_error(tmp_path: Path) -> None:
             writer.write(wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_is_an_error_of_mxnets_when_files_are_closed_too(tmp_path: Path) -> None:
+    writer = mx.recordio.MXRecordIO("/dev/full", "w")
+    indexed = mx.recordio.MXIndexedRecordIO("/dev/full", str(tmp_path / "a.rec"), "w")
+    for write in (lambda: writer.write(b"x"), writer.close, lambda: indexed.write_idx(0, b"x"), indexed.close):
+        with pytest.raises(mx.MXNetError, match="cannot write /dev/full"):
+            write()
+    writer.close()
+    indexed.close()
+    assert mx.recordio.MXRecordIO(str(tmp_path / "a.rec"), "r").read() == b"x"
+
+
 def test_damage_is_raised_behind_the_good_records(tmp_path: Path) -> None:
     path = write_records(tmp_path, 4)
     path.write_bytes(path.read_bytes()[:-40])

@@ -208,9 +208,12 @@ class MXIndexedRecordIO(MXRecordIO):
     def close(self) -> None:
         """Close both files."""
         # A reader has no lines: the index was read when it was opened.
-        if self.is_open and self.writable:
-            self._lines.close()
-        super().close()
+        try:
+            if self.is_open and self.writable:
+                with _reporting(self.idx_path):
+                    self._lines.close()
+        finally:
+            super().close()
 
     def _typed(self, offsets: dict[Any, int]) -> dict[Any, int]:
         """Return key -> offset with keys of `key_type`."""
@@ -305,7 +308,9 @@ class _Appender:
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        # after a write that failed some bytes are left to be written
+        with _reporting(self._path):
+            self._stream.close()
 
 
 @contextlib.contextmanager
