@@ -358,6 +358,26 @@ def test_whatever_gloo_calls_it_a_lost_peer_is_one_line(text: str) -> None:
         raise RuntimeError(text)
 
 
+def test_the_host_of_the_store_leaves_while_another_one_still_looks() -> None:
+    is_there = True
+
+    def answer(*_: Any) -> bool:
+        if not is_there:
+            raise RuntimeError("Connection reset by peer")
+        return False
+
+    store: Any = SimpleNamespace(set=answer, check=answer, get=answer)
+    done, late = Peers(store, 1, 2, "here"), Peers(store, 1, 2, "here")
+    assert not done.all_done()
+    is_there = False
+    assert done.end_of_job() is None
+    assert done.all_done()
+    # what was never published no other host has read: that one has not ended well
+    for call in (late.end_of_job, late.all_done):
+        with pytest.raises(RuntimeError):
+            call()
+
+
 def test_the_name_of_a_host_in_the_store_may_be_anything() -> None:
     store: Any = SimpleNamespace(set=lambda *_: None, check=lambda _: True, get=lambda _: b"\xff" + b"a" * 70)
     assert Peers(store, 0, 2, "here")._suspects("no answer of 10.0.0.1", [1]) == ["\ufffd" + "a" * 70]

@@ -28,6 +28,8 @@ class Peers:
         self._rank = rank
         self._size = size
         self._others = [other for other in range(size) if other != rank]
+        #: whether the others can read that the workers here have ended well
+        self._is_done = False
         # now: a host that is lost later cannot give its name any more
         store.set(f"imgcls/host/{rank}", host)
 
@@ -67,13 +69,22 @@ class Peers:
 
     def end_of_job(self) -> WorkerFailure | None:
         """Return how the job ended, on whichever host; None while it continues."""
-        if not self._store.check(["imgcls/end"]):
-            return None
-        return decode_failure(self._store.get("imgcls/end"))
+        try:
+            if not self._store.check(["imgcls/end"]):
+                return None
+            return decode_failure(self._store.get("imgcls/end"))
+        except RuntimeError:
+            # as in `all_done`, which looks next
+            if self._is_done:
+                return None
+            raise
 
     def all_done(self) -> bool:
         """Publish that the workers here have ended well; return whether those of all hosts have."""
-        self._store.set(f"imgcls/done/{self._rank}", "1")
+        if not self._is_done:
+            # an error: without this no other host can have ended well
+            self._store.set(f"imgcls/done/{self._rank}", "1")
+            self._is_done = True
         try:
             return bool(self._store.check([f"imgcls/done/{other}" for other in range(self._size)]))
         except RuntimeError:  # the host that serves the store leaves last, and has left
