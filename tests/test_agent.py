@@ -216,6 +216,52 @@ def test_the_cause_of_a_failure(tmp_path: Path, status: int, message: str, ended
     assert decode_failure(failure.encode()) == failure
 
 
+@pytest.mark.parametrize("message", [
+    # gloo
+    "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:3",
+    "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms "
+    "for recv operation to complete",
+    "RuntimeError: Timed out waiting 5000ms for send operation to complete",
+    "Got the following error when running the callback: RuntimeError: Application timeout caused pair closure",
+    "writev: No route to host", "Connection reset by peer", "RuntimeError: Broken pipe",
+    "RuntimeError: [Rank 0]: Ranks 1 failed to pass monitoredBarrier in 30000 ms",
+    "RuntimeError: Rank 1 successfully reached monitoredBarrier, but received errors while waiting for send/recv",
+    "RuntimeError: Gloo connectFullMesh failed with [../gloo/transport/tcp/pair.cc:144] no error",
+    # NCCL
+    "torch.distributed.DistBackendError: NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1970, "
+    "remote process exited or there was a network error, NCCL version 2.18.1; ncclRemoteError: A call failed "
+    "possibly due to a network error or a remote process exiting prematurely.",
+    "RuntimeError: NCCL communicator was aborted on rank 0. Original reason for failure was: [Rank 0] Watchdog "
+    "caught collective operation timeout: WorkNCCL(SeqNum=8, OpType=ALLREDUCE)",
+    "DistBackendError: [1] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value "
+    "store by key '0', but store->get('0') got error: Socket Timeout",
+    # TCPStore
+    "DistNetworkError: The client socket has timed out after 60000ms while trying to connect to (127.0.0.1, 29500).",
+    "The client socket has failed to connect to any network address of (hostb, 29500).",
+    "sendBytes failed on SocketImpl(fd=3, addr=[localhost]:1, remote=[localhost]:2): Broken pipe",
+    "DistStoreError: wait timeout after 300000ms, keys: /default_pg/0//worker/1",
+    "DistStoreError: Timed out after 301 seconds waiting for clients. 1/2 clients joined.",
+    # imgcls
+    "rank 0 (a): lost contact with another process (Timed out waiting 5000ms for recv operation to complete)",
+    "the 2 processes of the job did not meet at hosta:1234 within 60 s (timed out)",
+    "rank 1 (b): `kv_store` dist_async: a server does not answer, or has ended because it lost a worker (x)",
+    "rank 1 (b): the server here lost a worker",
+])
+def test_what_torchs_back_ends_say_of_a_lost_peer(tmp_path: Path, message: str) -> None:
+    assert read_failure(0, "a", 1, _error_file(tmp_path, message), ended_by_agent=False).cause == Cause.PEER_LOST
+
+
+@pytest.mark.parametrize("message", [
+    "/data/sockets/a.rec at byte 7: not a record", "/mnt/gloo/nccl/b.rec: no such file",
+    "s3://bucket/a.rec: the request timed out", "http://h/a.rec: cannot be read: connection reset by peer",
+    "TimeoutError: [Errno 110] Connection timed out", "RuntimeError: DataLoader timed out after 5 seconds",
+    "ConnectionRefusedError: [Errno 111] Connection refused", "BrokenPipeError: [Errno 32] Broken pipe",
+    "http://h/a.rec does not answer", "ValueError: socket is no class name",
+])
+def test_a_workers_own_error_is_no_lost_peer(tmp_path: Path, message: str) -> None:
+    assert read_failure(0, "a", 1, _error_file(tmp_path, message), ended_by_agent=False).cause == Cause.ERROR
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"message": 3}', '{"message": null}', '"x"'])
 def test_an_error_file_that_is_cut_off_does_no_harm(tmp_path: Path, content: str) -> None:
     path = tmp_path / "error.json"

@@ -28,11 +28,28 @@ class Cause(IntEnum):
     KILLED = 3  # the agent ended it, because of some other failure
 
 
-# what torch's back ends say in a worker that lost another one: their exceptions have no common class
-_PEER_GONE = re.compile(
-    r"lost contact|did not meet|gloo|NCCL|connection (was )?(closed|reset|refused|aborted)|broken pipe|"
-    r"timed out|remote process exited|Dist(Network|Store|Backend)Error|does not answer|TCPStore|socket",
-    re.IGNORECASE)
+# What torch's back ends say in a worker that lost another one: their exceptions have no common class. Only
+# texts that nobody else writes: a worker's own error may name any file, and any server that timed out.
+_PEER_GONE = re.compile("|".join((
+    # imgcls (`LostContact`)
+    r"lost contact with another process|processes of the job did not meet at|the server here lost a worker|"
+    r"a server does not answer, or has ended",
+    # torch's classes, which its ErrorHandler writes in front of the text
+    r"\bDist(Network|Store|Backend)Error\b",
+    # gloo: a line of its source, an address in brackets, or the bare text
+    r"\[[^]\s]*\.cc:\d+\]|Connection (closed|reset) by peer \[|Application timeout caused pair closure|"
+    r"Timed out waiting \d+ ?ms for|Connect timeout \[|connectFullMesh failed|in monitoredBarrier|"
+    r"reached monitoredBarrier|failed to pass monitoredBarrier|Operation timed out!",
+    r"^(RuntimeError: )?(writev|readv|Connection (closed|reset) by peer|Connection refused|Broken pipe|"
+    r"Socket Timeout)\b",
+    # NCCL
+    r"NCCL error|NCCL operations have failed|NCCL communicator was aborted|nccl(Remote|System|Internal)Error|"
+    r"Watchdog caught collective operation timeout|remote process exited",
+    # TCPStore and the other stores
+    r"The (client|server) socket has (failed|timed out)|SocketImpl\(fd=|\bTCPStore\b|c10d key-value store|"
+    r"(got|got error:) Socket Timeout|[Ww]ait timeout after \d+ ?ms|barrier timeout after \d+ ?ms|"
+    r"[Tt]imeout waiting for key|Timed out after \d+ seconds waiting for clients|waitForInput: |"
+    r"TCP client failed to connect|failed to recv, got 0 bytes|Connection was likely closed")))
 #: exit statuses of a command that was asked to stop, and did in good order: SIGHUP, SIGINT, SIGPIPE, SIGTERM
 STOP_STATUSES = (129, 130, 141, 143)
 #: those of a worker: by its own handler (128 + signal), or by the signal itself
