@@ -20,7 +20,7 @@ import imgcls
 from imgcls.cli import export, finetune, predict, score
 from imgcls.errors import DataError, UsageError
 from imgcls.formats import params
-from imgcls.inference.export import safetensors_file
+from imgcls.inference.export import pt2_graph, safetensors_file
 from imgcls.inference.export.run import FORMATS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporters warn of their own future
@@ -169,6 +169,49 @@ def test_a_pt2_is_not_unpickled_nor_unpacked(folder: Path, tmp_path: Path,
                                       compression=zipfile.ZIP_DEFLATED))
     imgcls.Predictor(_changed_pt2(folder / "grey.pt2", tmp_path / "c.pt2", expression))
     assert not (tmp_path / "hacked").exists()
+
+
+def test_a_pt2_does_not_take_more_memory_than_there_is(folder: Path, tmp_path: Path) -> None:
+    def count_far(name: str, content: dict) -> None:
+        if name.endswith("models/model.json"):
+            content["graph_module"]["graph"]["nodes"][-1] |= {
+                "target": "torch.ops.aten.arange.default",
+                "inputs": [{"name": "end", "arg": {"as_int": 10**15}, "kind": 1}]}
+
+    def stand_still(name: str, content: dict) -> None:
+        if name.endswith("model_weights_config.json"):
+            for entry in content["config"].values():
+                entry["tensor_meta"] |= {"sizes": [{"as_int": 10**15}], "strides": [{"as_int": 0}]}
+
+    # it is tried with one image when it is read
+    with pytest.raises(DataError, match=r"a tensor needs .* of memory"):
+        imgcls.Predictor(_changed_pt2(folder / "grey.pt2", tmp_path / "a.pt2", count_far))
+    with pytest.raises(UsageError, match=r"a tensor needs .* of memory"):
+        imgcls.Predictor(_changed_pt2(folder / "grey.pt2", tmp_path / "b.pt2", stand_still))
+
+
+@pytest.mark.parametrize(("name", "arguments", "num_bytes"), [
+    ("arange", [2 * 10**10], 16 * 10**10), ("arange", [4, 10, 2], 24), ("arange", [0.0, 1e18, 1e-3], 8e21),
+    ("arange", [10**399], 8 * 2.0**63), ("arange", [1, 2, 0], 0), ("arange", [], 0),
+    ("expand", ["3x1", [-1, 10**10]], 24 * 10**10), ("expand", ["3x1", [5, -1, -1]], 120),
+    ("constant_pad_nd", ["1x1x2x2", [0, 10**5, -1, 10**5], 0.0], 4 * (10**5 + 2) * (10**5 + 1)),
+    ("constant_pad_nd", ["1x1x2x2", [-9, 0, -9, 0], 0.0], 0), ("pad", ["2x2", [1, 1], "constant"], 32),
+    ("cat", [["4x1", "2x3"], 0], 40), ("stack", [["2x2", "2x2"]], 32),
+    ("split_with_sizes", ["8x8", [2] * 40, 1], 0), ("view", ["4x1", [-1]], 0),
+    ("upsample_nearest2d", ["1x3x2x2", None, [1e5, 1e5]], 48 * 1e10),
+    ("upsample_nearest2d", ["1x3x2x2", [4, 4]], 4 * 48),
+    ("adaptive_avg_pool2d", ["1x3x2x2", [10**5, 10**5]], 12 * 10**10), ("full", [[10**6, 10**6], 1.0], 8 * 10**12),
+])
+def test_how_large_results_of_a_pt2_are_known_to_be(name: str, arguments: list, num_bytes: float) -> None:
+    torch = pytest.importorskip("torch")
+
+    def made(value: Any) -> Any:
+        if isinstance(value, list):
+            return [made(each) for each in value]
+        is_shape = isinstance(value, str) and "x" in value
+        return torch.zeros([int(size) for size in value.split("x")]) if is_shape else value
+
+    assert pt2_graph._result_bytes(name, made(arguments)) == pytest.approx(num_bytes)
 
 
 @pytest.mark.parametrize("name", ["grey.onnx", "grey.pt2", "grey.safetensors"])

@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,10 +52,18 @@ _LAYOUTS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserv
 # aten alone: other namespaces hold what extensions have registered, which may do anything
 _TARGET = re.compile(r"torch\.ops\.aten\.(\w{1,60})\.(\w{1,60})")
 _MAX_GRAPH_BYTES = 1 << 26
+#: no dtype has more bytes
+_WIDEST = 8
+#: results of fewer bytes are not compared with the memory that is free, which takes longer to find out
+_SMALL_BYTES = 1 << 20
+#: torch takes no larger numbers; a file may hold any
+_MAX_NUMBER = 1 << 63
 _PURPOSE = "a program of torch.export"
 
 
 class _Node(NamedTuple):
+    #: of the operator, as in `_NAMES`
+    name: str
     operator: Any
     arguments: list[Any]
     keywords: dict[str, Any]
@@ -94,7 +102,7 @@ class Graph:
                 given = [_filled(argument, values) for argument in node.arguments]
                 keywords = {name: _filled(argument, values) for name, argument in node.keywords.items()}
                 # a few bytes of the file may request a tensor of terabytes
-                _require_memory([*given, *keywords.values()], self._path)
+                _require_memory(_result_bytes(node.name, [*given, *keywords.values()]), self._path)
                 found = node.operator(*given, **keywords)
                 several = found if isinstance(found, (list, tuple)) else [found]
                 # not strict: batch normalisation returns statistics that the graph does not name
@@ -149,7 +157,7 @@ class Graph:
         # outputs that no node uses are freed as well
         finished = sorted((used | set(outputs)) - asked)
         asked |= used
-        return _Node(operator, arguments, keywords, outputs, finished)
+        return _Node(match[1], operator, arguments, keywords, outputs, finished)
 
 
 class _Name(NamedTuple):
@@ -201,6 +209,10 @@ class _Files:
             dtype = _DTYPES[meta["dtype"]]
             flat = (torch.frombuffer(loaded[file], dtype=dtype) if loaded[file]
                     else torch.empty(0, dtype=dtype))
+            # with a stride of 0 a few bytes are as many values as the file says
+            num_bytes = math.prod(sizes) * flat.element_size()
+            if num_bytes > len(loaded[file]):
+                _require_memory(num_bytes, self._path)
             # torch checks that all of it is within the file's bytes
             found[name] = flat.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
         return found
@@ -255,9 +267,54 @@ def _filled(argument: Any, values: dict[str, Any]) -> Any:
     return [_filled(each, values) for each in argument] if isinstance(argument, list) else argument
 
 
-def _require_memory(arguments: list[Any], path: object) -> None:
+def _require_memory(num_bytes: float, path: object) -> None:
     """Raise UsageError for a tensor larger than memory, before it is requested."""
+    if num_bytes > _SMALL_BYTES:
+        memory.require(min(num_bytes, _MAX_NUMBER), f"{verbatim(path)}: a tensor")
+
+
+# Not known here, and left to torch: products of matrices, indexing, and two shapes that are broadcast. Nor is
+# the sum of many tensors that are kept, for each of which there is memory.
+def _result_bytes(name: str, arguments: list[Any]) -> float:
+    """Return about how many bytes an operator's result takes, where its arguments say how large it is."""
+    lists = [each for each in arguments if isinstance(each, list)]
+    if name in ("cat", "stack"):
+        return sum(each.numel() * each.element_size() for each in _flat(lists) if isinstance(each, Tensor))
+    if name == "arange":
+        return _WIDEST * _num_steps([each for each in arguments if type(each) in (int, float)])
+    # the sizes of parts: together they are no larger than the whole
+    if name == "split_with_sizes":
+        return 0
+    first = arguments[0] if arguments else None
+    if isinstance(first, Tensor) and lists and all(type(each) in (int, float) for each in lists[0]):
+        numbers = [min(each, _MAX_NUMBER) for each in lists[0]]
+        are_ints = all(type(each) is int for each in numbers)
+        if name == "expand" and are_ints:
+            # -1 keeps a size; they are matched from the right
+            kept = (*[1] * (len(numbers) - first.ndim), *first.shape)
+            lists = [[old if size == -1 else size for size, old in zip(numbers, kept, strict=True)]]
+        elif name in ("constant_pad_nd", "pad") and are_ints:
+            return first.element_size() * _num_padded(first.shape, numbers)
+        elif name in ("upsample_nearest2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"):
+            # height and width, or, where there are none, what they are multiplied by
+            shape = first.shape[:-2] if arguments[1] is not None else first.shape
+            return first.element_size() * math.prod(shape) * math.prod(numbers[:2])
     # any of the lists may be a size: strides and numbers of axes are small anyway
-    for size in arguments:
-        if isinstance(size, list) and all(type(each) is int and each >= 0 for each in size):
-            memory.require(8 * math.prod(size), f"{verbatim(path)}: a tensor")
+    return max((_WIDEST * math.prod(size) for size in lists
+                if all(type(each) is int and each >= 0 for each in size)), default=0)
+
+
+def _num_steps(numbers: list[float]) -> float:
+    """Return about how many numbers arange gives for (end), (start, end) or (start, end, step)."""
+    numbers = [max(min(number, _MAX_NUMBER), -_MAX_NUMBER) for number in numbers]
+    start, end, step = (0, *numbers, 1) if len(numbers) == 1 else (*numbers, 1, 1, 1)[:3]
+    return abs((end - start) / step) if step else 0
+
+
+def _num_padded(shape: Sequence[int], widths: list[int]) -> int:
+    """Return the values of a tensor with `widths` added: before and behind, of the last axis first."""
+    sizes = list(shape)
+    for axis, added in enumerate(map(sum, zip(widths[::2], widths[1::2], strict=False)), start=1):
+        if axis <= len(sizes):
+            sizes[-axis] += added
+    return math.prod(max(size, 0) for size in sizes)
