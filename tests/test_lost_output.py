@@ -119,6 +119,8 @@ def test_under_nohup_neither_ends_the_run(folder: Path, tmp_path: Path, monkeypa
 def test_no_stderr_at_all(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert train(folder, tmp_path / "net") == 0
+    if sys.stderr is not None:  # /dev/null, opened by the command until its process ends
+        sys.stderr.close()
 
 
 @pytest.mark.parametrize(("words", "status"), [("--version >&-", 0), ("nothing 2>&-", 2), ("nothing 2>&- >&-", 2)])
