@@ -65,7 +65,8 @@ def fit(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
     for setting in ("find_lr", "find_batch_size"):
         if getattr(config.find, setting):
             flag = setting.replace("_", "-")
-            raise UsageError(f"{setting}: trains nothing that stays; it is for the command (imgcls-train --{flag})")
+            raise UsageError(f"{setting}: trains nothing that stays; it is for the command (imgcls-train "
+                             f"--{flag})")
     # `splits` is a function, as it is for the commands: a run calls it when it is ready to read.
     model, metrics = run(config, splits=lambda: splits, command="imgcls.fit", quiet=not verbose,
                          make_teacher=make_teacher)

@@ -61,7 +61,7 @@ def read_key_values(args: Sequence[str]) -> KeyValues:
             raise UsageError(str(error)) from None  # a key is no flag, and must not be spelled as one
     settings = KeyValues(**values)
     if settings.pack_label and settings.label_width < 2:
-        raise UsageError("pack_label=1 needs label_width=2 or more: one label is in the header of the record anyway")
+        raise UsageError("pack_label=1 needs label_width=2 or more: one is in the header anyway")
     # the C++ tool counts parts from 0
     if settings.part >= settings.nsplit:
         raise UsageError(f"part {settings.part}: must be between 0 and {settings.nsplit - 1}")

@@ -77,7 +77,7 @@ def _make_torchvision(module: ModuleType, name: str, config: NetworkConfig) -> n
 def _make_timm(module: ModuleType, name: str, config: NetworkConfig, **options: float) -> nn.Module:
     _check_name("timm", name, module.list_models())
     if config.zero_init_residual:
-        raise UsageError(f"`zero_init_residual` 1: timm:{name} begins as timm has it (its resnets so, already)")
+        raise UsageError(f"`zero_init_residual` 1: timm:{name} begins as timm has it (its resnets: so)")
     return module.create_model(name, pretrained=False, num_classes=config.num_classes,
                                in_chans=config.image_shape[0], **options)
 

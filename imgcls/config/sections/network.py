@@ -40,5 +40,5 @@ class NetworkConfig:
         "default", "xavier", "msra", "orthogonal", "normal", "uniform", "one", "zero", "dirac"))
     whiten: bool = flag(False, "set the first convolution to whiten the training images' patches, and "
                         "freeze it")
-    zero_init_residual: bool = flag(False, "begin with residual branches that add nothing: 0 for the gamma of "
-                                    "their last normalisation")
+    zero_init_residual: bool = flag(False, "begin with residual branches that add nothing: the gamma of "
+                                    "their last normalisation is 0")
