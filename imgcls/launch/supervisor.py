@@ -113,6 +113,9 @@ class Supervisor:
                 for agent in self._agents:
                     if agent.is_running:
                         agent.process.kill()
+                    for stream in (agent.process.stdin, agent.process.stdout, agent.process.stderr):
+                        if stream is not None:
+                            stream.close()
         return self._exit_status()
 
     def _start(self, index: int) -> None:
