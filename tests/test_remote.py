@@ -270,7 +270,9 @@ def test_uploads_come_in_order_and_one_batch_at_a_time(memory: str, monkeypatch:
     queue.write(f"{memory}/c", b"third")
     queue.remove(f"{memory}/b")
     assert order == []
+    assert queue.is_busy(0.01)
     gate.set()
+    assert not queue.is_busy(10)
     queue.close()
     assert order == ["a", "b", "c"]
     assert RemotePath(f"{memory}/a").read_bytes() == b"first"

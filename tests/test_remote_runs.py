@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +15,14 @@ from conftest import list_names, write_digits
 from faulty_server import FaultyServer
 
 from imgcls.cli import train as train_command
-from imgcls.config.sections import DataConfig
+from imgcls.config.sections import CheckpointConfig, DataConfig
 from imgcls.datasets import mnist
 from imgcls.errors import DataError, UsageError
 from imgcls.storage.remote import RemotePath
 from imgcls.training import checkpoint
 from imgcls.training.checkpoint.files import read_latest
+from imgcls.training.saver import Saver
+from imgcls.training.stop import StopSignal
 
 pytestmark = pytest.mark.usefixtures("own_cache", "short_pauses")
 
@@ -134,3 +139,32 @@ def test_a_mean_image_under_a_url(memory: str, folder: Path, capsys: pytest.Capt
     RemotePath(f"{prefix}-mean.bin").unlink()
     with pytest.raises(DataError, match=r"net-mean\.bin: .*the mean image that"):
         api.Predictor(prefix)
+
+
+def test_processes_wait_together_for_a_slow_upload() -> None:
+    """A process that waits alone for its upload would count as lost after `dist_timeout`."""
+    busy = [True, True, False]
+    checkpoint: Any = SimpleNamespace(is_remote=True, is_busy=lambda _seconds: busy.pop(0), wait=lambda: None)
+    told: list[float] = []
+
+    def saver(checkpoint: Any, others: Callable[[], float], *, is_synchronous: bool = True) -> Saver:
+        worker = SimpleNamespace(is_synchronous=is_synchronous,
+                                 gather=lambda value: told.append(value) or [value, others()])
+        sharing: Any = SimpleNamespace(worker=worker)
+        return Saver(checkpoint, StopSignal(), sharing, CheckpointConfig())
+
+    saver(checkpoint, lambda: 0.0).wait()
+    assert told == [1, 1, 1, 0]
+    assert not busy
+    told.clear()
+    # another process, which has no checkpoint
+    of_rank_0 = [1.0, 1.0, 1.0, 0.0]
+    saver(None, lambda: of_rank_0.pop(0)).wait()
+    assert told == [0, 0, 0, 0]
+    told.clear()
+    # files on this machine, and a process by itself
+    checkpoint.is_remote = False
+    saver(checkpoint, lambda: 0.0).wait()
+    checkpoint.is_remote = True
+    saver(checkpoint, lambda: 0.0, is_synchronous=False).wait()
+    assert told == [0]

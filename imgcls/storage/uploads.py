@@ -17,6 +17,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -85,6 +86,10 @@ class UploadQueue:
         self._under_way = self._pool.submit(_run, jobs)
         if wait:
             self.wait()
+
+    def is_busy(self, within_s: float) -> bool:
+        """Wait up to `within_s` seconds for what was flushed; return whether it is still under way."""
+        return self._under_way is not None and bool(futures.wait([self._under_way], within_s).not_done)
 
     def wait(self) -> None:
         """Wait until all that was flushed has arrived; raise what went wrong with it."""

@@ -19,6 +19,9 @@ from imgcls.training.sharing import GradientSharing
 from imgcls.training.stop import StopSignal
 from imgcls.training.updater import Updater
 
+#: seconds after which rank 0 tells the others that an upload is still under way
+_POLL_S = 1.0
+
 
 class Saver:
     """Decides for all processes together; only rank 0 has the `checkpoint` that writes, and only if the run
@@ -42,6 +45,9 @@ class Saver:
         self._save_period = config.save_period
         self._save_every_s = config.save_every * 60
         self._last_saved = time.monotonic()
+        # told by rank 0, which alone has the checkpoint: so all processes make their Saver at the same time
+        is_remote = checkpoint is not None and checkpoint.is_remote
+        self._waits_together = sharing.worker.is_synchronous and any(sharing.worker.gather(float(is_remote)))
 
     def save_epoch(self, model: nn.Module, updater: Updater, position: Position, *, is_last: bool,
                    best: str = "") -> str:
@@ -50,13 +56,16 @@ class Saver:
         `best` is the content of PREFIX-best.json, which is written behind the weights that it may name.
         """
         # the last epoch is what the run was made for: saved whatever its number is
-        if not self._checkpoint or not (is_last or position.epoch % self._save_period == 0):
+        if not (is_last or position.epoch % self._save_period == 0):
+            return ""
+        self._saved_epoch = position.epoch  # in all processes: they decide by it what is still to be saved
+        self._wait_together()
+        if not self._checkpoint:
             return ""
         self._sharing.fetch()
         path = self._checkpoint.save_epoch(model, updater.optimizer, updater.precision.state_dict(), position,
                                            self._average, best)
         self._last_saved = time.monotonic()
-        self._saved_epoch = position.epoch
         return path
 
     def was_over(self, position: Position) -> bool:
@@ -73,8 +82,10 @@ class Saver:
         # where training ends is saved too, as the last epoch is
         if self._saved_epoch != position.epoch and (is_over or self.best.is_to_be_kept(position.epoch)):
             self.best.saved(self.save_epoch(model, updater, position, is_last=True, best=self.best.content))
-        elif self._checkpoint:
-            self._checkpoint.save_best(self.best.content)
+        else:
+            self._wait_together()
+            if self._checkpoint:
+                self._checkpoint.save_best(self.best.content)
         return is_over
 
     def pending_request(self) -> int:
@@ -89,6 +100,7 @@ class Saver:
     def handle_request(self, request: int, model: nn.Module, updater: Updater, position: Position) -> None:
         """Save the position inside an epoch, and raise `Stopped` if the request is to end."""
         progress = f"epoch {position.epoch}, batch {position.batch}"
+        self._wait_together()
         if self._checkpoint:
             self._sharing.fetch()
             self._checkpoint.save_position(model, updater.optimizer, updater.precision.state_dict(), position,
@@ -112,7 +124,7 @@ class Saver:
         self._sharing.fetch()
         self._checkpoint.save_position(model, updater.optimizer, updater.precision.state_dict(), position,
                                        self._average)
-        self.wait()
+        self._checkpoint.wait()  # not together: the data may be gone for this process alone
         return RunError(f"{error.message}; in epoch {position.epoch}, batch {position.batch} the position "
                         "was saved, `load_epoch` auto resumes from there once the file is complete again")
 
@@ -125,9 +137,21 @@ class Saver:
         return f"the last checkpoint is {self._checkpoint.prefix}-{last:04d}.params"
 
     def wait(self) -> None:
-        """Wait until what was saved has arrived where it is stored."""
+        """Wait until what was saved has arrived where it is stored; called by all processes."""
+        self._wait_together()
         if self._checkpoint:
             self._checkpoint.wait()
+
+    def _wait_together(self) -> None:
+        """Wait in all processes until the last upload has arrived, where files go to a URL.
+
+        Without this, processes whose rank 0 waits for a slow upload would take it for lost after
+        `dist_timeout`.
+        """
+        is_busy = self._waits_together
+        while is_busy:
+            own = self._checkpoint is not None and self._checkpoint.is_busy(_POLL_S)
+            is_busy = any(self._sharing.worker.gather(float(own)))
 
     def _is_due(self) -> bool:
         """Whether the last save is long enough ago."""

@@ -155,6 +155,15 @@ class Checkpoint:
         self._uploads.flush()
         return path
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files go to a URL, in the background."""
+        return self._uploads.is_remote
+
+    def is_busy(self, within_s: float) -> bool:
+        """Wait up to `within_s` seconds for what was saved under a URL; return whether it is under way."""
+        return self._uploads.is_busy(within_s)
+
     def wait(self) -> None:
         """Wait until what was saved under a URL has arrived; raise what went wrong with it."""
         self._uploads.wait()
