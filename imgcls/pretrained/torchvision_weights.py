@@ -49,7 +49,7 @@ def describe(name: str, network_and_weights: str, setting: str) -> PretrainedRef
         "std": tuple(round(255 * value, 4) for value in std), "val_resize": transforms.resize_size[0],
         "interpolation": "cubic" if transforms.interpolation.value == "bicubic" else "antialias"}
     # a file with a name of torchvision's is its download; any other may have other classes, 1000 of them too
-    published = {str(known.url).rpartition("/")[2] for known in type(weights)}
+    published = {str(known.url).rpartition("/")[2] for known in type(weights).__members__.values()}
     return PretrainedRef(
         name, f"torchvision:{network}", torchvision=network_and_weights, preprocessing=preprocessing,
         class_names=() if file else tuple(weights.meta["categories"]), origin="torchvision",
