@@ -46,6 +46,6 @@ def _overview() -> str:
         source = (Path(__file__).parent / f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
         # the first paragraph of a file is one sentence about what the command does
         first = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
-        lines.append(f"  {name:<14}{first}")
+        lines.append(f"  {name:<15}{first}")
     lines += ["", "imgcls <command> -h lists the main flags, --help all; imgcls-<command> is the same."]
     return "\n".join(lines)

@@ -1,5 +1,7 @@
-"""Write a trained network as a file that other programs run: ONNX, torch.export and more. It is compared
-with the checkpoint before it is kept."""
+"""Write a trained network as a file that other programs run: ONNX, torch.export and more.
+
+It is compared with the checkpoint before it is kept.
+"""
 
 from __future__ import annotations
 
