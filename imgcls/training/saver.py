@@ -19,7 +19,7 @@ from imgcls.training.sharing import GradientSharing
 from imgcls.training.stop import StopSignal
 from imgcls.training.updater import Updater
 
-#: seconds after which rank 0 tells the others that an upload is still under way
+#: seconds between two messages of rank 0 that an upload is still under way
 _POLL_S = 1.0
 
 
@@ -45,7 +45,7 @@ class Saver:
         self._save_period = config.save_period
         self._save_every_s = config.save_every * 60
         self._last_saved = time.monotonic()
-        # told by rank 0, which alone has the checkpoint: so all processes make their Saver at the same time
+        # only rank 0 has the checkpoint: all processes must make their Saver at the same time
         is_remote = checkpoint is not None and checkpoint.is_remote
         self._waits_together = sharing.worker.is_synchronous and any(sharing.worker.gather(float(is_remote)))
 

@@ -97,7 +97,7 @@ def _about_length(config: Config, splits: Splits, position: Position) -> Iterato
     if num_examples and num_examples != len(splits.train) and not config.data.benchmark:
         yield f"`num_examples` {num_examples}: there are {len(splits.train)}, which the schedule uses"
     period = config.train.val_period
-    # a single epoch is told before the data are read, by `effects.py`
+    # a single epoch is reported before the data are read, by `effects.py`
     is_given = config.is_explicit("val_period") and period != 1
     if is_given and splits.val is None and config.train.num_epochs > 1:
         yield (f"`val_period` {period}: has no effect here, it is for runs with validation data (`data_val`, "
